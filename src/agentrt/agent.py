@@ -1,0 +1,122 @@
+"""What a user declares: an agent, its tools, and what a tool gets to know when it is called."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from agentrt.errors import DeclarationError
+
+__all__ = ["Agent", "Effect", "Limits", "Tool", "ToolContext"]
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+class Effect(enum.StrEnum):
+    """What a tool does to the world, which decides what happens when its outcome is unknown."""
+
+    READ_ONLY = "read_only"
+    """Changes nothing: may be run any number of times."""
+    IDEMPOTENT = "idempotent"
+    """The downstream deduplicates by the idempotency key: may be sent again under the same key."""
+    AT_MOST_ONCE = "at_most_once"
+    """Must not happen twice: a call whose outcome is unknown is in doubt. The default."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolContext:
+    """What a tool learns about its call. Send `idempotency_key` and `fencing_token` downstream."""
+
+    tenant: str
+    session: str
+    run: str
+    tool: str
+    idempotency_key: str
+    """SHA-256 hex over (tenant, session, run, step, index of the call): the same on every attempt, on every pod."""
+    fencing_token: int
+    """Grows whenever ownership changes hands; a downstream that remembers the highest refuses a stale pod."""
+    pod: str
+    attempt: int
+    user: str | None = None
+    deps: Any = None
+
+
+class Tool(Protocol):
+    """A tool that the runtime can call; `agentrt.tool` makes one from a function."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """JSON schema of the arguments."""
+        ...
+
+    @property
+    def effect(self) -> Effect: ...
+    @property
+    def timeout_s(self) -> float: ...
+    @property
+    def conclusive(self) -> bool | None:
+        """None: no reconcile hook. True: the hook's "not seen" proves that the call did not happen."""
+        ...
+
+    def parse(self, arguments: str) -> dict[str, Any]:
+        """Validate the model's arguments. Raises `ToolError` with a text that the model can act on."""
+        ...
+
+    async def call(self, ctx: ToolContext, arguments: dict[str, Any]) -> str:
+        """Run the tool. Returns the output as the model will read it."""
+        ...
+
+    async def ask(self, ctx: ToolContext, arguments: dict[str, Any]) -> str | None:
+        """Ask the reconcile hook whether the call happened: its output, or None for "not seen"."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one run. Exceeding one ends the run as `incomplete` (or the call as an error), never in a crash."""
+
+    steps: int = 16
+    calls_per_step: int = 32
+    calls_in_parallel: int = 8
+    output_bytes: int = 262_144
+    """Longest reply of one model call; a reply that would not fit is cut and the run is `incomplete`."""
+    tool_output_bytes: int = 65_536
+    """Longest tool output; more is cut, and marked as cut."""
+    context_tokens: int = 32_000
+    """Budget of the window that goes to the model."""
+    model_timeout_s: float = 300.0
+    model_attempts: int = 3
+
+
+@dataclass(frozen=True)
+class Agent:
+    """An agent: a model, instructions, tools.
+
+    `model` is `provider:name`, e.g. `anthropic:claude-sonnet-4-5`, `openai:gpt-5`, `scripted:echo`.
+    `on_busy` says what a different message does while the session is busy.
+    """
+
+    name: str
+    model: str
+    instructions: str = ""
+    tools: Sequence[Tool] = ()
+    on_busy: Literal["wait", "reject"] = "wait"
+    limits: Limits = field(default_factory=Limits)
+    temperature: float | None = None
+    max_output_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise DeclarationError(f"agent name {self.name!r} does not match {_NAME.pattern}")
+        if ":" not in self.model:
+            raise DeclarationError(f"agent {self.name}: model {self.model!r} is not of the form provider:name")
+        names = [tool.name for tool in self.tools]
+        if len(names) != len(set(names)):
+            raise DeclarationError(f"agent {self.name}: two tools have the same name")

@@ -1,0 +1,117 @@
+"""What is persisted: items, usage, the states of a run. Versioned; this module reads one version back.
+
+An item is stored as the API's JSON bytes, optionally followed by a newline and the private JSON object. JSON as
+orjson writes it contains no raw newline, so splitting is exact and the public half can be spliced into a response
+without parsing it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import orjson
+
+from agentrt.errors import SchemaNewer
+
+__all__ = ["SCHEMA_VERSION", "TERMINAL", "Item", "Usage", "upcast"]
+
+SCHEMA_VERSION = 1
+
+TERMINAL = frozenset({"completed", "failed", "incomplete", "cancelled"})
+"""States in which a run has ended; the others are `waiting`, `running`."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One entry of a conversation, in the shape of an OpenAI Responses item.
+
+    `raw` is the public JSON; `private_raw` is what only the runtime and the adapters see: `step` (int, the step of
+    the run that made it), `call_id` (the provider's id of a tool call), `provider` and `data` (opaque, see
+    `models.base.ReasoningDone`).
+    """
+
+    raw: bytes
+    private_raw: bytes = b""
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any], private: Mapping[str, Any] | None = None) -> Item:
+        """Build an item from its public shape and its private data."""
+        return cls(orjson.dumps(data), orjson.dumps(private) if private else b"")
+
+    @classmethod
+    def decode(cls, stored: bytes) -> Item:
+        """Read what `encode` wrote."""
+        raw, _, private = stored.partition(b"\n")
+        return cls(raw, private)
+
+    def encode(self) -> bytes:
+        """The stored form."""
+        return self.raw + b"\n" + self.private_raw if self.private_raw else self.raw
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """The public shape, parsed on first use."""
+        value: dict[str, Any] = orjson.loads(self.raw)
+        return value
+
+    @cached_property
+    def private(self) -> dict[str, Any]:
+        """The private data, parsed on first use; empty where there is none."""
+        if not self.private_raw:
+            return {}
+        value: dict[str, Any] = orjson.loads(self.private_raw)
+        return value
+
+    @property
+    def id(self) -> str:
+        """The item's id."""
+        return str(self.data["id"])
+
+    @property
+    def type(self) -> str:
+        """The item's type, `message` where none is given."""
+        return str(self.data.get("type", "message"))
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one or more model calls. `input_tokens` includes the cached ones."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+
+def upcast(header: Mapping[str, str]) -> dict[str, str]:
+    """Bring a stored session header (the fields of the session hash) to `SCHEMA_VERSION`.
+
+    Version 0, the format of the prototype, kept each metadata entry in a field `meta:<key>` of its own and called
+    the newest committed run `last`. Version 1 keeps metadata as one JSON object and calls the run `head`, because a
+    field per key could collide with the header's own fields.
+
+    Raises `SchemaNewer` for a version this code does not know.
+    """
+    version = int(header.get("v", "0"))
+    if version > SCHEMA_VERSION:
+        raise SchemaNewer(version)
+    fields = dict(header)
+    if version == 0:
+        prefix = "meta:"
+        names = [name for name in fields if name.startswith(prefix)]
+        metadata = {name.removeprefix(prefix): fields.pop(name) for name in names}
+        fields["metadata"] = orjson.dumps(metadata).decode()
+        fields["head"] = fields.pop("last", "")
+    fields["v"] = str(SCHEMA_VERSION)
+    return fields
