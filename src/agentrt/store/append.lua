@@ -1,0 +1,18 @@
+-- append: items by the client, between turns
+-- KEYS session items
+-- ARGV op v seq ttl ...lines
+-- seq: the number the first line was given; another writer in between is told
+-- returns {'ok', rev} | {'busy', live run} | {'missing'} | {'moved', seq} | {'newer', v} | {'older', v}
+
+local s = redis.call('HMGET', session, 'v', 'run', 'seq', 'rev', 'append_op')
+if not s[1] then return {'missing'} end
+if s[1] ~= v then return {tonumber(s[1]) > tonumber(v) and 'newer' or 'older', s[1]} end
+if s[5] == op then return {'ok', s[4]} end
+if s[2] and s[2] ~= '' then return {'busy', s[2]} end
+if s[3] ~= seq then return {'moved', s[3]} end
+for i = lines, #ARGV do redis.call('RPUSH', items, ARGV[i]) end
+local rev = string.format('%.0f', tonumber(s[4]) + 1)
+redis.call('HSET', session, 'rev', rev, 'seq', tonumber(seq) + #ARGV - lines + 1, 'append_op', op)
+redis.call('EXPIRE', session, ttl)
+redis.call('EXPIRE', items, ttl)
+return {'ok', rev}

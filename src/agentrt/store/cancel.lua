@@ -1,0 +1,22 @@
+-- cancel: ask the owner of a run to end it; a waiting run ends at once
+-- KEYS session run
+-- ARGV session_id run_id result ttl
+-- returns {'asked'} the owner will see it | {'ended', status} | {'cancelled'} it was waiting | {'missing'}
+-- INCLUDE ownership.lua
+-- INCLUDE waiters.lua
+
+local r = redis.call('HMGET', run, 'status', 'pod')
+if not r[1] then return {'missing'} end
+if r[1] ~= 'running' and r[1] ~= 'waiting' then return {'ended', r[1]} end
+local s = redis.call('HMGET', session, 'run', 'waiters')
+if s[1] == run_id then
+  redis.call('HSET', run, 'cancel', '1')
+  if r[2] then redis.call('PUBLISH', 'agentrt:pod:' .. r[2], cjson.encode({'cancel', session_id, run_id})) end
+  return {'asked'}
+end
+local list, kept = read_waiters(s[2]), {}
+for _, w in ipairs(list) do if w[1] ~= run_id then kept[#kept + 1] = w end end
+write_waiters(session, kept)
+redis.call('HSET', run, 'status', 'cancelled', 'result', result, 'ended', now_ms(), 'n_items', 0)
+redis.call('EXPIRE', run, ttl)
+return {'cancelled'}

@@ -1,0 +1,23 @@
+-- claim: displace the owner of a run whose lease has run out; the only script that does
+-- KEYS session run
+-- ARGV v session_id run_id old_token token pod
+-- returns {'claimed', fence, seq, rev, attempt, user, metadata} | {'lost'} another owner, or idle again
+--         {'missing'} | {'newer', v} | {'older', v}
+-- Compare and set on the owner's token: of many claimants one wins; the winner's second sending is answered alike.
+-- INCLUDE ownership.lua
+
+local s = redis.call('HMGET', session, 'v', 'owner', 'fence', 'run', 'seq', 'rev', 'user', 'metadata')
+if not s[1] then return {'missing'} end
+if s[1] ~= v then return {tonumber(s[1]) > tonumber(v) and 'newer' or 'older', s[1]} end
+if s[4] ~= run_id then return {'lost'} end
+local attempt = tonumber(redis.call('HGET', run, 'attempt') or 0)
+if s[2] == token then return {'claimed', s[3], s[5], s[6], attempt, s[7] or '', s[8] or '{}'} end
+if s[2] ~= old_token then return {'lost'} end
+
+local fence = mint(s[3])
+local r = redis.call('HMGET', run, 'first', 'status')
+redis.call('HSET', session, 'owner', token, 'fence', fence)
+redis.call('HSET', run, 'status', 'running', 'token', token, 'fence', fence, 'pod', pod, 'attempt', attempt + 1)
+-- A granted waiter whose pod died before its first read has no first item yet.
+if not r[1] then redis.call('HSET', run, 'first', s[5]) end
+return {'claimed', fence, s[5], s[6], attempt + 1, s[7] or '', s[8] or '{}'}

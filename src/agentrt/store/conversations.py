@@ -1,0 +1,205 @@
+"""Sessions between turns: create, look at, append to, delete; and single runs as stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from agentrt.errors import ForeignState, SchemaNewer
+from agentrt.records import SCHEMA_VERSION, Item, upcast
+from agentrt.store.connection import Redis, Unit
+from agentrt.store.keys import SessionKeys
+from agentrt.store.ownership import StoreConfig, unexpected
+
+__all__ = ["Appended", "Conversations", "Header", "StoredRun"]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the session hash says."""
+
+    created_ms: int
+    seq: int
+    metadata: dict[str, str]
+    user: str
+    live_run: str
+    head: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """A run as kept: `result` is the final response body, empty while the run goes on."""
+
+    status: str
+    request: bytes
+    input: bytes
+    result: bytes
+    created_ms: int
+    first: int
+    n_items: int
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """`ok`, `missing`, `busy` (with the live run), or `moved` (another writer was faster; with the number now next)."""
+
+    outcome: str
+    detail: str = ""
+
+
+class Conversations:
+    """Reads and client writes on the session slot."""
+
+    def __init__(self, redis: Redis, config: StoreConfig) -> None:
+        self._redis = redis
+        self._ttl = config.session_ttl_s
+
+    async def create(
+        self,
+        keys: SessionKeys,
+        *,
+        op: str,
+        lines: Sequence[bytes] = (),
+        user: str = "",
+        head: str = "",
+        metadata: bytes = b"{}",
+    ) -> int | None:
+        """Begin a session; returns its creation time in ms, None where the id is taken by another creation."""
+        unit = Unit(keys.tag).call(
+            self._redis.scripts["create"],
+            (keys.hash, keys.items),
+            lines,
+            op=op,
+            v=SCHEMA_VERSION,
+            tenant=keys.tenant,
+            user=user,
+            head=head,
+            metadata=metadata,
+            ttl=self._ttl,
+        )
+        reply = (await self._redis.execute(unit))[0]
+        return int(reply[1]) if reply[0] == b"ok" else None
+
+    async def header(self, keys: SessionKeys) -> Header | None:
+        """The session's header, upcast where it is older; None where there is no such session."""
+        raw = (await self._redis.execute(Unit(keys.tag).command("HGETALL", keys.hash)))[0]
+        if not raw:
+            return None
+        fields = upcast({raw[i].decode(): raw[i + 1].decode() for i in range(0, len(raw), 2)})
+        if fields["tenant"] != keys.tenant:
+            raise ForeignState(f"session {keys.id}: the key holds another tenant's state")
+        return Header(
+            created_ms=int(fields["created"]),
+            seq=int(fields["seq"]),
+            metadata=orjson.loads(fields.get("metadata") or "{}"),
+            user=fields.get("user", ""),
+            live_run=fields.get("run", ""),
+            head=fields.get("head", ""),
+        )
+
+    async def update(self, keys: SessionKeys, metadata: bytes) -> bool:
+        """Replace the metadata; False where there is no such session."""
+        unit = Unit(keys.tag).call(self._redis.scripts["update"], (keys.hash,), v=SCHEMA_VERSION, metadata=metadata)
+        reply = (await self._redis.execute(unit))[0]
+        if reply[0] not in {b"ok", b"missing"}:
+            raise unexpected(reply, f"update {keys.id}")
+        return bool(reply[0] == b"ok")
+
+    async def append(self, keys: SessionKeys, op: str, seq: int, items: Sequence[Item]) -> Appended:
+        """Append items whose ids were numbered from `seq` on."""
+        unit = Unit(keys.tag).call(
+            self._redis.scripts["append"],
+            (keys.hash, keys.items),
+            [item.encode() for item in items],
+            op=op,
+            v=SCHEMA_VERSION,
+            seq=seq,
+            ttl=self._ttl,
+        )
+        reply = (await self._redis.execute(unit))[0]
+        if reply[0] not in {b"ok", b"missing", b"busy", b"moved"}:
+            raise unexpected(reply, f"append {keys.id}")
+        return Appended(reply[0].decode(), reply[1].decode() if len(reply) > 1 else "")
+
+    async def item(self, keys: SessionKeys, number: int) -> Item | None:
+        """The item with that number; None where it was deleted or never finished."""
+        line = (await self._redis.execute(Unit(keys.tag).command("LINDEX", keys.items, number)))[0]
+        return Item.decode(line) if line else None
+
+    async def erase_item(self, keys: SessionKeys, number: int, item: Item) -> Appended:
+        """Delete one item; its number stays empty."""
+        unit = Unit(keys.tag).call(
+            self._redis.scripts["erase_item"],
+            (keys.hash, keys.items),
+            v=SCHEMA_VERSION,
+            number=number,
+            expected=item.encode(),
+        )
+        reply = (await self._redis.execute(unit))[0]
+        if reply[0] not in {b"ok", b"missing", b"busy"}:
+            raise unexpected(reply, f"erase {keys.id}")
+        return Appended(reply[0].decode(), reply[1].decode() if len(reply) > 1 else "")
+
+    async def items(self, keys: SessionKeys, start: int, stop: int) -> list[tuple[int, bytes]]:
+        """(number, stored line) of the items from `start` to before `stop`, empty numbers left out."""
+        start = max(start, 0)
+        if stop <= start:
+            return []
+        lines = (await self._redis.execute(Unit(keys.tag).command("LRANGE", keys.items, start, stop - 1)))[0]
+        return [(start + i, line) for i, line in enumerate(lines) if line]
+
+    async def delete(self, keys: SessionKeys) -> bool:
+        """Remove a session and all that its runs left. Whatever still runs is refused from here on."""
+        unit = Unit(keys.tag).call(self._redis.scripts["delete"], (keys.hash, keys.items, keys.runs))
+        existed, *runs = (await self._redis.execute(unit))[0]
+        for start in range(0, len(runs), 200):
+            unit = Unit(keys.tag)
+            for run_id in runs[start : start + 200]:
+                run = keys.run(run_id.decode())
+                unit.command("UNLINK", run.hash, run.effects, run.events)
+            await self._redis.execute(unit)
+        return bool(existed == b"1")
+
+    async def run(self, keys: SessionKeys, run_id: str) -> StoredRun | None:
+        """A run as stored; None where there is no such run."""
+        names = ("status", "request", "input", "result", "created", "first", "n_items")
+        hash_key = keys.run(run_id).hash
+        unit = Unit(keys.tag).command("HMGET", hash_key, *names).command("HMGET", keys.hash, "v", "tenant")
+        raw, (version, tenant) = await self._redis.execute(unit)
+        if raw[0] is None or tenant is None:
+            return None
+        if int(version) > SCHEMA_VERSION:
+            raise SchemaNewer(int(version))
+        if tenant != keys.tenant.encode():
+            raise ForeignState(f"run {run_id}: the key holds another tenant's state")
+        status, request, input_, result, created, first, n_items = raw
+        return StoredRun(
+            status.decode(),
+            request or b"{}",
+            input_ or b"[]",
+            result or b"",
+            int(created or 0),
+            int(first or 0),
+            int(n_items or 0),
+        )
+
+    async def delete_run(self, keys: SessionKeys, run_id: str) -> str:
+        """Forget an ended run: `ok`, `missing` or `running`."""
+        run = keys.run(run_id)
+        unit = Unit(keys.tag).call(self._redis.scripts["delete_run"], (run.hash, run.effects, run.events))
+        return str((await self._redis.execute(unit))[0][0].decode())
+
+    async def cancel(self, keys: SessionKeys, run_id: str, result: bytes) -> str:
+        """Ask for the end of a run: `asked`, `cancelled` (it was waiting), `missing`, or the status it ended with."""
+        unit = Unit(keys.tag).call(
+            self._redis.scripts["cancel"],
+            (keys.hash, keys.run(run_id).hash),
+            session_id=keys.id,
+            run_id=run_id,
+            result=result,
+            ttl=self._ttl,
+        )
+        reply = (await self._redis.execute(unit))[0]
+        return str(reply[-1].decode())

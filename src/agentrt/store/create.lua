@@ -1,0 +1,19 @@
+-- create: begin a session, with its first items
+-- KEYS session items
+-- ARGV op v tenant user head metadata ttl ...lines
+-- returns {'ok', created ms} | {'exists'}
+-- INCLUDE ownership.lua
+
+local s = redis.call('HMGET', session, 'v', 'create_op', 'created')
+if s[1] then
+  if s[2] == op then return {'ok', s[3]} end
+  return {'exists'}
+end
+local now = now_ms()
+for i = lines, #ARGV do redis.call('RPUSH', items, ARGV[i]) end
+redis.call('HSET', session, 'v', v, 'tenant', tenant, 'user', user, 'created', now, 'updated', now, 'rev', 0,
+  'seq', #ARGV - lines + 1, 'fence', mint(), 'head', head, 'waiters', '', 'owner', '', 'run', '', 'metadata', metadata,
+  'create_op', op)
+redis.call('EXPIRE', session, ttl)
+redis.call('EXPIRE', items, ttl)
+return {'ok', string.format('%.0f', now)}

@@ -1,0 +1,47 @@
+"""Reading the event log of a run. A stream entry is a batch: its id is the last event's number + 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentrt.store.connection import Redis, Unit
+from agentrt.store.keys import SessionKeys
+from agentrt.store.ownership import StoreConfig
+
+__all__ = ["Events", "RunState"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """Where a run stands; `result` is the final response body, empty while it goes on."""
+
+    status: str
+    log: int
+    result: bytes
+    retry: bool
+
+
+class Events:
+    """The log of a run, for those who follow it."""
+
+    def __init__(self, redis: Redis, config: StoreConfig) -> None:
+        self._redis = redis
+        self._pod = config.pod
+
+    async def read(self, keys: SessionKeys, run_id: str, after: int) -> tuple[RunState | None, list[bytes]]:
+        """The run's state and its logged events numbered above `after`; asks to be told of new ones.
+
+        State and events are of one instant or the events are newer, so a run that has ended has its whole log here.
+        None where there is no such run.
+        """
+        run = keys.run(run_id)
+        unit = Unit(keys.tag).call(self._redis.scripts["follow"], (run.hash,), pod=self._pod)
+        unit.command("XRANGE", run.events, f"({after + 1}" if after >= 0 else "-", "+")
+        reply, entries = await self._redis.execute(unit)
+        if reply[0] == b"missing":
+            return None, []
+        state = RunState(reply[0].decode(), int(reply[1]), reply[2], reply[3] == b"1")
+        frames: list[bytes] = []
+        for _, fields in entries:
+            frames += fields[1].split(b"\n")
+        return state, frames

@@ -1,0 +1,14 @@
+-- follow: a pod wants to hear of a run's new events
+-- KEYS run
+-- ARGV pod
+-- returns {status, last event number, result, retry} | {'missing'}
+
+local r = redis.call('HMGET', run, 'status', 'log', 'result', 'followers', 'retry')
+if not r[1] then return {'missing'} end
+if r[1] == 'running' or r[1] == 'waiting' then
+  local followers = r[4] or ''
+  if not string.find(',' .. followers .. ',', ',' .. pod .. ',', 1, true) then
+    redis.call('HSET', run, 'followers', followers == '' and pod or followers .. ',' .. pod)
+  end
+end
+return {r[1], r[2] or '-1', r[3] or '', r[5] or '0'}

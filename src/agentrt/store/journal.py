@@ -1,0 +1,183 @@
+"""The journal of a run's effects: planned, intended, recorded. The records, and the scripts that write them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import orjson
+
+from agentrt.store.connection import Redis, Unit
+from agentrt.store.keys import SessionKeys
+from agentrt.store.ownership import Owned, StoreConfig, check_guarded
+
+__all__ = ["Batch", "Intent", "Journal", "Outcome", "Planned", "effect_key"]
+
+
+def effect_key(session: SessionKeys, run: str, step: int, index: int) -> str:
+    """The idempotency key of a call: SHA-256 hex over (tenant, session, run, step, index). Never anything else."""
+    text = f"{session.tenant}\0{session.id}\0{run}\0{step}\0{index}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """An effect as planned, stored before anything of it happens."""
+
+    key: str
+    step: int
+    index: int
+    tool: str
+    effect: str
+    arguments: str
+    """The model's own string."""
+    call_id: str
+    """The provider's id of the call; never part of a key."""
+    item: str
+    """Id of the call's item."""
+    output_index: int
+    attempt: int
+    pod: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an effect ended: `recorded` with output, `failed` with error, or `in_doubt`. Times in ms since the epoch."""
+
+    state: str
+    output: str | None
+    error: str | None
+    at: int
+    pod: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """An open intent found in the journal."""
+
+    lock_until_ms: int
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Events that travel with another write; `frames` is empty for none."""
+
+    last: int = -1
+    frames: bytes = b""
+
+
+class Journal:
+    """The session slot's scripts about effects and events."""
+
+    def __init__(self, redis: Redis, config: StoreConfig) -> None:
+        self._redis = redis
+        self._config = config
+
+    async def plan(
+        self,
+        owned: Owned,
+        step: int,
+        plan: bytes,
+        calls: Sequence[tuple[Planned, bool]],
+        events: Batch,
+    ) -> tuple[bool, int]:
+        """Keep a step's reply and its effects; the flagged ones are `intended` from here on.
+
+        Returns (somebody asked to cancel, deadline of the intents in ms of Redis time). Raises `OwnershipLost`.
+        """
+        tail: list[bytes | str] = []
+        for planned, intended in calls:
+            tail += (planned.key, orjson.dumps(asdict(planned)), "1" if intended else "0")
+        keys, run = owned.session, owned.run
+        unit = Unit(keys.tag).call(
+            self._redis.scripts["plan"],
+            (keys.hash, run.hash, run.effects, run.events),
+            tail,
+            op=f"{owned.token}.plan.{step}",
+            session_id=keys.id,
+            run_id=run.id,
+            step=step,
+            plan=plan,
+            last=events.last,
+            batch=events.frames,
+            events_ttl=self._config.events_ttl_s,
+            lock_ms=self._config.lock_ms,
+            ttl=self._config.session_ttl_s,
+            **owned.guard,
+        )
+        _, cancelled, lock_until = await self._answer(unit, owned)
+        return cancelled == b"1", int(lock_until)
+
+    async def intend(self, owned: Owned, keys: Sequence[str]) -> tuple[bool, int]:
+        """Take, or move, the locks of planned effects. Returns as `plan` does."""
+        unit = Unit(owned.session.tag).call(
+            self._redis.scripts["intend"],
+            (owned.session.hash, owned.run.hash, owned.run.effects),
+            keys,
+            lock_ms=self._config.lock_ms,
+            **owned.guard,
+        )
+        _, cancelled, lock_until = await self._answer(unit, owned)
+        return cancelled == b"1", int(lock_until)
+
+    async def record(self, owned: Owned, op: str, outcomes: Sequence[tuple[str, Outcome]], events: Batch) -> bool:
+        """Keep outcomes and release their locks. Returns whether somebody asked to cancel the run."""
+        tail: list[bytes | str] = []
+        for key, outcome in outcomes:
+            tail += (key, orjson.dumps(asdict(outcome)))
+        keys, run = owned.session, owned.run
+        unit = Unit(keys.tag).call(
+            self._redis.scripts["record"],
+            (keys.hash, run.hash, run.effects, run.events),
+            tail,
+            op=f"{owned.token}.record.{op}",
+            session_id=keys.id,
+            run_id=run.id,
+            last=events.last,
+            batch=events.frames,
+            events_ttl=self._config.events_ttl_s,
+            **owned.guard,
+        )
+        _, cancelled = await self._answer(unit, owned)
+        return bool(cancelled == b"1")
+
+    async def emit(self, owned: Owned, events: Batch) -> bool:
+        """Append events to the log. Returns whether somebody asked to cancel the run."""
+        keys, run = owned.session, owned.run
+        unit = Unit(keys.tag).call(
+            self._redis.scripts["emit"],
+            (keys.hash, run.hash, run.events),
+            session_id=keys.id,
+            run_id=run.id,
+            last=events.last,
+            batch=events.frames,
+            events_ttl=self._config.events_ttl_s,
+            **owned.guard,
+        )
+        _, cancelled = await self._answer(unit, owned)
+        return bool(cancelled == b"1")
+
+    async def _answer(self, unit: Unit, owned: Owned) -> list[Any]:
+        reply: list[Any] = (await self._redis.execute(unit))[0]
+        check_guarded(reply[0], owned)
+        return reply
+
+
+def read_effects(stored: dict[str, bytes]) -> dict[str, tuple[Planned, Intent | None, Outcome | None]]:
+    """The journal as a claim found it, by effect key."""
+    journal = {}
+    for key, raw in stored.items():
+        if key[-1] in "@!":
+            continue
+        intent, outcome = stored.get(key + "@"), stored.get(key + "!")
+        lock_until, _, holder = intent.decode().partition(",") if intent else ("", "", "")
+        journal[key] = (
+            Planned(**orjson.loads(raw)),
+            Intent(int(lock_until), holder) if intent else None,
+            Outcome(**orjson.loads(outcome)) if outcome else None,
+        )
+    return journal

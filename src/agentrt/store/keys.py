@@ -1,0 +1,178 @@
+"""THE SCHEMA, version 1: every key that agentrt keeps in Redis.
+
+`t` is the tenant, `s` the session, `q` the number of the queue. The braces are Redis hash tags: what stands in them
+decides the Cluster slot, so all keys of one line group live on one node. No script touches two groups.
+
+Session slot `{t/s}`; everything is written under the owner's fence unless it says otherwise. All keys live for the
+session TTL (`AGENTRT_SESSION_TTL_S`) from the last begin, commit or append, and go at once with `delete.lua`.
+
+  agentrt:{t/s}                 HASH   the session's header                          begin commit claim append create
+      v            schema version, 1                          tenant, user   who owns the data
+      agent        the agent of the newest run                created, updated   ms since the epoch, Redis time
+      rev          bumped by every commit, append, delete      seq            number of items ever written = LLEN items
+      owner        token of the owner, empty when idle         fence          last fence minted; never expires alone
+      run, run_fp  the active run and its fingerprint          head           the newest committed run
+      waiters      JSON [[run, token, fp, pod, present 0/1, until ms], ...], first in first out; empty for none
+      last_run, last_fp, last_end   the run that ended last, its fingerprint, when (ms)
+      metadata     JSON object of the client                   create_op, append_op   op tokens of those scripts
+  agentrt:{t/s}:items           LIST   history, append only; index = item number; an empty string where an item was
+                                       deleted or never finished; complete turns only       commit append create
+  agentrt:{t/s}:runs            LIST   ids of the session's runs, for deletion and the operator           begin
+  agentrt:{t/s}:run:{id}        HASH   one run; also its idempotency record. TTL from commit on: the session's, and
+                                       at least 24 h                               begin plan record commit cancel
+      status       waiting | running | completed | failed | incomplete | cancelled
+      fp           fingerprint of principal and body          token, fence   of the attempt that owns it
+      request      JSON, what the client asked for             input          JSON array of items
+      first        number of the run's first item              n_items        how many items it added
+      attempt      1, 2, ...                                   pod            the pod of the last attempt
+      created, ended   ms                                      cancel         1 when somebody asked to cancel
+      log          last event number written, -1 for none      followers      pods that tail the log, comma list
+      result       JSON, the final response body               retry          1: failed, but sending it again resumes
+      plan:<step>  JSON, the model's reply and the keys of its effects
+      op:<token>   reply of a script of this run, kept so that sending the script again is harmless
+  agentrt:{t/s}:run:{id}:effects HASH  journal                                                    plan record
+      <key>        JSON, the effect as planned                 <key>@         `lock_until ms,holder token`: intended
+      <key>!       JSON, the outcome: recorded | failed | in_doubt
+  agentrt:{t/s}:run:{id}:events STREAM event log, one entry a batch: id = last number of the batch + 1 (numbers start
+                                       at 0, stream ids may not), field `e` = JSON frames, one a line. TTL
+                                       `AGENTRT_EVENTS_TTL_S`                               emit plan record commit
+
+Queue slot `{q:N}`:
+
+  agentrt:{q:N}:leases          ZSET   member tenant/session/run/owner-token, score = deadline in ms, Redis time.
+                                       No TTL: an entry goes with `finish.lua` or with the claim that follows its
+                                       expiry                                                 lease renew finish
+  agentrt:{q:N}:config          HASH   number of queues, checked at every start; no TTL: the deployment owns it
+
+Pod-owned keys:
+
+  agentrt:{pod:<pod>}:probe     STRING what the readiness probe writes and reads; TTL 60 s
+  agentrt:pod:<pod>             pub/sub channel: JSON [kind, session, run], a hint only, polls stand behind it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from functools import cached_property
+
+__all__ = [
+    "ID",
+    "QueueKeys",
+    "RunKeys",
+    "SessionKeys",
+    "derive_id",
+    "is_id",
+    "is_name",
+    "lease_member",
+    "new_id",
+    "parse_lease_member",
+    "pod_channel",
+    "probe_key",
+]
+
+_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_ID_LENGTH = 22
+ID = re.compile(rf"[0-9A-Za-z]{{{_ID_LENGTH}}}")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def _base62(number: int) -> str:
+    digits = ""
+    while len(digits) < _ID_LENGTH:
+        number, digit = divmod(number, 62)
+        digits = _BASE62[digit] + digits
+    return digits
+
+
+def new_id() -> str:
+    """A random session, run or token id: 128 bits in 22 characters of base62."""
+    return _base62(secrets.randbits(128))
+
+
+def derive_id(*parts: str) -> str:
+    """The id that belongs to `parts`: the first 128 bits of their SHA-256, length-prefixed so that none can shift."""
+    digest = hashlib.sha256()
+    for part in parts:
+        raw = part.encode()
+        digest.update(b"%d:" % len(raw) + raw)
+    return _base62(int.from_bytes(digest.digest()[:16], "big"))
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` can be a session or run id of ours."""
+    return ID.fullmatch(text) is not None
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` may be a tenant or a user."""
+    return _NAME.fullmatch(text) is not None
+
+
+class RunKeys:
+    """The keys of one run, in its session's slot."""
+
+    __slots__ = ("effects", "events", "hash", "id")
+
+    def __init__(self, session: bytes, run: str) -> None:
+        self.id = run
+        self.hash = b"%b:run:%b" % (session, run.encode())
+        self.effects = self.hash + b":effects"
+        self.events = self.hash + b":events"
+
+
+class SessionKeys:
+    """The keys of one session. Both parts were checked before: nothing else may reach a key."""
+
+    def __init__(self, tenant: str, session: str) -> None:
+        if not is_name(tenant) or not is_id(session):
+            raise ValueError(f"not a tenant and session: {tenant!r}, {session!r}")
+        self.tenant = tenant
+        self.id = session
+        self.tag = f"{tenant}/{session}".encode()
+        self.hash = b"agentrt:{%b}" % self.tag
+
+    @cached_property
+    def items(self) -> bytes:
+        return self.hash + b":items"
+
+    @cached_property
+    def runs(self) -> bytes:
+        return self.hash + b":runs"
+
+    def run(self, run: str) -> RunKeys:
+        """The keys of one of the session's runs."""
+        return RunKeys(self.hash, run)
+
+
+class QueueKeys:
+    """The keys of one queue slot."""
+
+    __slots__ = ("config", "leases", "number")
+
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
+        self.leases = b"agentrt:{q:%d}:leases" % number
+        self.config = b"agentrt:{q:%d}:config" % number
+
+
+def lease_member(session: SessionKeys, run: str, token: str) -> bytes:
+    """The lease entry of an owner."""
+    return b"%b/%b/%b" % (session.tag, run.encode(), token.encode())
+
+
+def parse_lease_member(member: bytes) -> tuple[str, str, str, str]:
+    """(tenant, session, run, owner token) of a lease entry."""
+    tenant, session, run, token = member.decode().split("/")
+    return tenant, session, run, token
+
+
+def probe_key(pod: str) -> bytes:
+    """What the readiness probe of a pod writes and reads."""
+    return b"agentrt:{pod:%b}:probe" % pod.encode()
+
+
+def pod_channel(pod: str) -> str:
+    """The pub/sub channel of a pod."""
+    return f"agentrt:pod:{pod}"

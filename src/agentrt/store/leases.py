@@ -1,0 +1,53 @@
+"""The one timer: which owner is believed to live until when. Scripts of the queue's slot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agentrt.store.connection import Redis, Unit
+from agentrt.store.keys import QueueKeys
+from agentrt.store.ownership import StoreConfig
+
+__all__ = ["Leases"]
+
+_RENEW_AT_ONCE = 500
+"""Members per script, so that one renewal never holds up Redis."""
+
+
+class Leases:
+    """Entering, renewing, watching and ending leases. Members come from `keys.lease_member`."""
+
+    def __init__(self, redis: Redis, config: StoreConfig) -> None:
+        self._redis = redis
+        self._lease_ms = config.lease_ms
+        self._queue = QueueKeys()
+        self._slot = b"q:%d" % self._queue.number
+        self._keys = (self._queue.leases,)
+
+    async def enter(self, member: bytes) -> None:
+        """Enter or move a lease; acknowledged when it returns."""
+        await self._redis.execute(
+            Unit(self._slot).call(self._redis.scripts["lease"], self._keys, member=member, lease_ms=self._lease_ms)
+        )
+
+    def end(self, member: bytes) -> None:
+        """Drop a lease; not waited for, and harmless if it gets lost: what it points to is looked at first."""
+        self._redis.post(Unit(self._slot).call(self._redis.scripts["finish"], self._keys, member=member))
+
+    async def renew(self, members: Sequence[bytes]) -> list[bytes]:
+        """Move the deadlines of this pod's leases; returns those that somebody took."""
+        missing: list[bytes] = []
+        for start in range(0, len(members), _RENEW_AT_ONCE):
+            unit = Unit(self._slot).call(
+                self._redis.scripts["renew"],
+                self._keys,
+                members[start : start + _RENEW_AT_ONCE],
+                lease_ms=self._lease_ms,
+            )
+            missing += (await self._redis.execute(unit))[0]
+        return missing
+
+    async def left_ms(self, member: bytes) -> int:
+        """Time until an owner's lease runs out, negative if it has; enters one where there is none."""
+        unit = Unit(self._slot).call(self._redis.scripts["watch"], self._keys, member=member, lease_ms=self._lease_ms)
+        return int((await self._redis.execute(unit))[0][1])

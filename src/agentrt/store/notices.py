@@ -1,0 +1,82 @@
+"""Wake-up calls between pods: one pub/sub connection a pod. Hints only; whoever waits also polls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+
+import orjson
+from redis.asyncio.client import PubSub
+from redis.exceptions import RedisError
+
+from agentrt.store.connection import RedisOptions, new_pool
+from agentrt.store.keys import pod_channel
+
+__all__ = ["Notices"]
+
+_RECONNECT_S = 0.5
+_READ_S = 5.0
+
+
+class Notices:
+    """Listens on this pod's channel and wakes whoever waits for a (session, run)."""
+
+    def __init__(self, options: RedisOptions, pod: str) -> None:
+        self._options = options
+        self._channel = pod_channel(pod)
+        self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._task: asyncio.Task[None] | None = None
+        self.cancelled: set[str] = set()
+        """Runs of this pod that somebody asked to cancel; the turn takes its own out."""
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._task = asyncio.get_running_loop().create_task(self._listen())
+
+    async def aclose(self) -> None:
+        """Stop listening."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def subscribe(self, run: str) -> asyncio.Event:
+        """An event that is set whenever something is said about `run`; give it back with `unsubscribe`."""
+        event = asyncio.Event()
+        self._waiting[run].add(event)
+        return event
+
+    def unsubscribe(self, run: str, event: asyncio.Event) -> None:
+        """Forget the event."""
+        events = self._waiting[run]
+        events.discard(event)
+        if not events:
+            del self._waiting[run]
+
+    def _wake(self, data: bytes) -> None:
+        kind, _session, run = orjson.loads(data)
+        if kind == "cancel":
+            self.cancelled.add(run)
+        for event in self._waiting.get(run, ()):
+            event.set()
+
+    async def _listen(self) -> None:
+        while True:
+            pool = new_pool(self._options)
+            pubsub = PubSub(pool)
+            try:
+                await pubsub.subscribe(self._channel)
+                while True:
+                    message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=_READ_S)
+                    if message is not None:
+                        self._wake(message["data"])
+                    else:
+                        await pubsub.ping()
+            except (RedisError, OSError):
+                # What was missed meanwhile is found by the polls behind every wait.
+                for events in self._waiting.values():
+                    for event in events:
+                        event.set()
+                await asyncio.sleep(_RECONNECT_S)
+            finally:
+                await pubsub.aclose()  # type: ignore[no-untyped-call]
+                await pool.disconnect()

@@ -1,0 +1,90 @@
+"""Who works on a session: what begin and claim hand out, and what every guarded write presents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from agentrt.errors import ForeignState, OwnershipLost, SchemaNewer, ScriptError
+from agentrt.records import Item
+from agentrt.store.keys import RunKeys, SessionKeys, lease_member
+
+__all__ = ["Owned", "StoreConfig", "check_guarded", "decode_window", "unexpected"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """What the scripts are told about times and bounds. Seconds and milliseconds as the names say."""
+
+    pod: str
+    session_ttl_s: int = 30 * 86_400
+    run_ttl_s: int = 30 * 86_400
+    events_ttl_s: int = 86_400
+    lease_ms: int = 10_000
+    lock_ms: int = 30_000
+    wait_ms: int = 20_000
+    waiters_max: int = 64
+    window_items: int = 50
+
+
+@dataclass(slots=True)
+class Owned:
+    """A session that this pod owns for one run.
+
+    `first` is the number of the run's first item; `window` the newest items before it, oldest first; `fence` the
+    number that every later write presents together with `token`.
+    """
+
+    session: SessionKeys
+    run: RunKeys
+    token: str
+    fence: int
+    attempt: int
+    first: int
+    user: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    window: list[Item] = field(default_factory=list)
+    record: dict[str, Any] | None = None
+    """The run hash (and under `effects` its journal) as found by a claim or a resumed run; None for a fresh run."""
+
+    @property
+    def lease(self) -> bytes:
+        """The owner's entry in the queue's timer."""
+        return lease_member(self.session, self.run.id, self.token)
+
+    @property
+    def guard(self) -> dict[str, Any]:
+        """The operands that guarded scripts ask for."""
+        return {"token": self.token, "fence": self.fence}
+
+
+def check_guarded(status: bytes, owned: Owned) -> None:
+    """Turn the refusal of a guarded script into the error that stops this pod's work on the run."""
+    if status == b"ok":
+        return
+    if status in {b"fenced", b"missing", b"lost"}:
+        raise OwnershipLost(f"run {owned.run.id}: {status.decode()}")
+    raise ScriptError(f"run {owned.run.id}: unexpected {status!r}")
+
+
+def decode_window(lines: list[bytes]) -> list[Item]:
+    """The items of an LRANGE, without the numbers that stayed empty."""
+    return [Item.decode(line) for line in lines if line]
+
+
+def unexpected(reply: list[Any], where: str) -> Exception:
+    """The error for a reply that is not one of the caller's own cases."""
+    status = reply[0]
+    if status == b"newer":
+        return SchemaNewer(int(reply[1]))
+    if status == b"foreign":
+        return ForeignState(f"{where}: the key holds another tenant's state")
+    return ScriptError(f"{where}: unexpected reply {status!r}")
+
+
+def decode_metadata(raw: bytes) -> dict[str, str]:
+    """The session's metadata."""
+    value: dict[str, str] = orjson.loads(raw) if raw != b"{}" else {}
+    return value

@@ -1,0 +1,76 @@
+"""The readiness probe: a write and a read on a connection of its own. PING answers even when Redis refuses writes."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError
+
+from agentrt.store.connection import RedisOptions, new_connection
+from agentrt.store.keys import probe_key
+
+__all__ = ["Probe"]
+
+
+class Probe:
+    """Asks Redis whether it serves: writes, reads back, compares."""
+
+    def __init__(self, options: RedisOptions, pod: str) -> None:
+        self._options = options
+        self._key = probe_key(pod)
+        self._connection: AbstractConnection | None = None
+
+    async def ask(self, timeout_s: float) -> str | None:
+        """None when Redis serves, else the reason as one word (`timeout`, `readonly`, `oom`, ...)."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._write_and_read()
+        except TimeoutError:
+            reason = "timeout"
+        except (RedisError, OSError) as error:
+            reason = _reason(error)
+        await self.aclose()
+        return reason
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+
+    async def _write_and_read(self) -> str | None:
+        if self._connection is None:
+            self._connection = new_connection(self._options)
+        connection = self._connection
+        await connection.connect()  # type: ignore[no-untyped-call]
+        value = secrets.token_hex(8).encode()
+        await connection.send_packed_command(
+            connection.pack_commands([("SET", self._key, value, "EX", 60), ("GET", self._key)])
+        )
+        await connection.read_response()
+        read = await connection.read_response()
+        return None if read == value else "wrong_answer"
+
+
+def _reason(error: Exception) -> str:
+    """The code of an error reply where there is one, else `unreachable`. redis-py drops some codes, so look twice."""
+    known = {
+        "OutOfMemoryError": "oom",
+        "ReadOnlyError": "readonly",
+        "BusyLoadingError": "loading",
+        "NoPermissionError": "noperm",
+        "AuthenticationError": "noauth",
+        "AuthenticationWrongNumberOfArgsError": "noauth",
+        "ClusterDownError": "clusterdown",
+        "MasterDownError": "masterdown",
+        "TimeoutError": "timeout",
+    }
+    name = type(error).__name__
+    if name in known:
+        return known[name]
+    code = str(error).partition(" ")[0]
+    if code.isupper() and code.isalpha():
+        return code.lower()
+    return "unreachable"

@@ -1,0 +1,21 @@
+-- record: keep the outcomes of effects, and release their locks with it
+-- KEYS session run effects events
+-- ARGV op session_id run_id token fence last batch events_ttl ...outcomes
+-- outcomes: pairs (effect key, outcome as JSON)
+-- returns {'ok', cancel flag} | {'fenced'} | {'missing'}
+-- An outcome is never overwritten. The first write is an HDEL so that it gets through when Redis refuses new data.
+-- INCLUDE ownership.lua
+-- INCLUDE log.lua
+
+local known = redis.call('HMGET', run, 'op:' .. op, 'cancel')
+if known[1] then return {'ok', known[2] or '0'} end
+local refused = refusal(session, token, fence)
+if refused then return {refused} end
+
+for i = outcomes, #ARGV, 2 do
+  redis.call('HDEL', effects, ARGV[i] .. '@')
+  redis.call('HSETNX', effects, ARGV[i] .. '!', ARGV[i + 1])
+end
+redis.call('HSET', run, 'op:' .. op, '1')
+log(run, events, session_id, run_id, last, batch, events_ttl)
+return {'ok', known[2] or '0'}

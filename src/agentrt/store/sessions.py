@@ -1,0 +1,322 @@
+"""Beginning, claiming and ending runs: the scripts that decide who works on a session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from agentrt.errors import OwnershipLost, ScriptError
+from agentrt.records import SCHEMA_VERSION, Item, upcast
+from agentrt.store.connection import Redis, Unit
+from agentrt.store.keys import RunKeys, SessionKeys
+from agentrt.store.ownership import (
+    Owned,
+    StoreConfig,
+    check_guarded,
+    decode_metadata,
+    decode_window,
+    unexpected,
+)
+
+__all__ = [
+    "Begin",
+    "Begun",
+    "Busy",
+    "Commit",
+    "Conflict",
+    "Ended",
+    "Fork",
+    "Joined",
+    "Missing",
+    "Sessions",
+    "Waiting",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """One input that wants to become a run.
+
+    `fingerprint` covers principal and body; `by_key`: the run id was derived from an Idempotency-Key, so it alone
+    says whether this is the same message; `parent` is the run that a chained request continues, or empty.
+    """
+
+    session: SessionKeys
+    run: str
+    token: str
+    fingerprint: str
+    agent: str
+    request: bytes
+    input: bytes
+    user: str = ""
+    by_key: bool = False
+    create: bool = False
+    fresh: bool = False
+    """The session id was minted for this very request: there is no history to read."""
+    policy: str = "wait"
+    retried: bool = False
+    parent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The message is a run already, live or waiting, under `token`'s lease."""
+
+    run: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A place in the line, behind the live run."""
+
+    run: str
+    live_run: str
+    live_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Refused: another message is being worked on."""
+
+    live_run: str
+    live_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The message was worked on and has a result."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """The idempotency key belongs to another body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """There is no such session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """The parent is not the tail of the session."""
+
+
+Begun = Owned | Joined | Waiting | Busy | Ended | Conflict | Missing | Fork
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """How a run ends. `lines` are its stored items by number, an empty one where a number stays empty."""
+
+    status: str
+    result: bytes
+    lines: Sequence[bytes]
+    skip: int = 0
+    retry: bool = False
+    last_event: int = -1
+    events: bytes = b""
+
+
+class Sessions:
+    """The session slot's scripts about ownership."""
+
+    def __init__(self, redis: Redis, config: StoreConfig) -> None:
+        self._redis = redis
+        self._config = config
+        self._begin = redis.scripts["begin"]
+        self._commit = redis.scripts["commit"]
+        self._claim = redis.scripts["claim"]
+
+    async def begin(self, want: Begin) -> Begun:
+        """Own the session, or learn why not. The window is read in the same round trip."""
+        keys, config = want.session, self._config
+        run = keys.run(want.run)
+        unit = Unit(keys.tag).call(
+            self._begin,
+            (keys.hash, run.hash, keys.runs),
+            v=SCHEMA_VERSION,
+            tenant=keys.tenant,
+            session_id=keys.id,
+            user=want.user,
+            agent=want.agent,
+            run_id=want.run,
+            token=want.token,
+            pod=config.pod,
+            fp=want.fingerprint,
+            by_key=int(want.by_key),
+            create=int(want.create),
+            policy=want.policy,
+            retried=int(want.retried),
+            parent=want.parent,
+            wait_ms=config.wait_ms,
+            waiters_max=config.waiters_max,
+            ttl=config.session_ttl_s,
+            input=want.input,
+            request=want.request,
+        )
+        if not want.fresh:
+            unit.command("LRANGE", keys.items, -config.window_items, -1)
+        replies = await self._redis.execute(unit)
+        reply = replies[0]
+        if reply[0] == b"owned":
+            window = [] if want.fresh else replies[1]
+            owned = self._owned(keys, run, want.token, reply[1:], window)
+            if owned.attempt > 1:
+                await self.load(owned)
+            return owned
+        if reply[0] == b"older":
+            await self._upgrade(keys, reply[1])
+            return await self.begin(want)
+        return self._refused(reply, keys)
+
+    def _refused(self, reply: list[Any], keys: SessionKeys) -> Begun:
+        status, rest = reply[0], [part.decode() for part in reply[1:]]
+        match status:
+            case b"joined":
+                return Joined(rest[0], rest[1])
+            case b"waiting":
+                return Waiting(rest[0], rest[1], rest[2])
+            case b"busy":
+                return Busy(rest[0], rest[1])
+            case b"ended":
+                return Ended(rest[0])
+            case b"conflict":
+                return Conflict()
+            case b"missing":
+                return Missing()
+            case b"fork":
+                return Fork()
+        raise unexpected(reply, f"begin {keys.id}")
+
+    @staticmethod
+    def _owned(keys: SessionKeys, run: RunKeys, token: str, head: list[Any], window: list[bytes]) -> Owned:
+        fence, seq, _rev, attempt, user, metadata = head
+        return Owned(
+            keys,
+            run,
+            token,
+            int(fence),
+            int(attempt),
+            int(seq),
+            user.decode(),
+            decode_metadata(metadata),
+            decode_window(window),
+        )
+
+    async def claim(self, keys: SessionKeys, run_id: str, old_token: str, token: str) -> Owned | None:
+        """Displace an owner whose lease has run out. None: somebody else did, or the run has ended by now."""
+        run = keys.run(run_id)
+        unit = Unit(keys.tag).call(
+            self._claim,
+            (keys.hash, run.hash),
+            v=SCHEMA_VERSION,
+            session_id=keys.id,
+            run_id=run_id,
+            old_token=old_token,
+            token=token,
+            pod=self._config.pod,
+        )
+        unit.command("LRANGE", keys.items, -self._config.window_items, -1)
+        reply, window = await self._redis.execute(unit)
+        if reply[0] in {b"lost", b"missing"}:
+            return None
+        if reply[0] != b"claimed":
+            raise unexpected(reply, f"claim {run_id}")
+        owned = self._owned(keys, run, token, reply[1:], window)
+        await self.load(owned)
+        return owned
+
+    async def load(self, owned: Owned) -> None:
+        """Read what earlier attempts of the run wrote: the run hash and the journal."""
+        unit = Unit(owned.session.tag)
+        unit.command("HGETALL", owned.run.hash).command("HGETALL", owned.run.effects)
+        record, effects = await self._redis.execute(unit)
+        fields: dict[str, Any] = {record[i].decode(): record[i + 1] for i in range(0, len(record), 2)}
+        if fields.get("token") != owned.token.encode():
+            raise OwnershipLost(f"run {owned.run.id}: claimed by another pod")
+        fields["effects"] = {effects[i].decode(): effects[i + 1] for i in range(0, len(effects), 2)}
+        owned.record = fields
+        first = int(fields["first"])
+        # Items that an earlier, resumable attempt left in the history are the run's own, not its past.
+        own = owned.first - first
+        if own > 0:
+            owned.window = owned.window[: max(0, len(owned.window) - own)]
+        owned.first = first
+
+    async def commit(self, owned: Owned, end: Commit) -> int:
+        """End the run; returns the session's new revision. Raises `OwnershipLost`."""
+        keys, run, config = owned.session, owned.run, self._config
+        unit = Unit(keys.tag).call(
+            self._commit,
+            (keys.hash, run.hash, keys.items, run.effects, run.events),
+            end.lines,
+            session_id=keys.id,
+            run_id=run.id,
+            token=owned.token,
+            fence=owned.fence,
+            status=end.status,
+            result=end.result,
+            retry=int(end.retry),
+            head=int(bool(end.lines)),
+            skip=end.skip,
+            last=end.last_event,
+            batch=end.events,
+            events_ttl=config.events_ttl_s,
+            ttl=config.session_ttl_s,
+            run_ttl=max(config.run_ttl_s, 86_400),
+        )
+        reply = (await self._redis.execute(unit))[0]
+        if reply[0] == b"corrupt":
+            raise ScriptError(f"run {run.id}: the history has {int(reply[1])} items, not {owned.first + end.skip}")
+        check_guarded(reply[0], owned)
+        return int(reply[1])
+
+    async def leave(self, keys: SessionKeys, run: str, token: str, keep_ms: int) -> bool:
+        """Stop waiting; True when it was granted in the meantime, and the caller owns the session."""
+        unit = Unit(keys.tag).call(self._redis.scripts["leave"], (keys.hash,), run_id=run, token=token, keep_ms=keep_ms)
+        reply = (await self._redis.execute(unit))[0]
+        return bool(reply[0] == b"granted")
+
+    async def _upgrade(self, keys: SessionKeys, found: bytes) -> None:
+        """Bring the header of an idle session to this version; whoever is second finds it done."""
+        raw = (await self._redis.execute(Unit(keys.tag).command("HGETALL", keys.hash)))[0]
+        header = {raw[i].decode(): raw[i + 1].decode() for i in range(0, len(raw), 2)}
+        if not header or header.get("v", "0") != found.decode():
+            return
+        fields = [part for pair in upcast(header).items() for part in pair]
+        unit = Unit(keys.tag).call(
+            self._redis.scripts["upgrade"],
+            (keys.hash,),
+            fields,
+            from_v=found,
+            ttl=self._config.session_ttl_s,
+        )
+        await self._redis.execute(unit)
+
+    async def items_of(self, keys: SessionKeys, run_id: str) -> tuple[bytes | None, int, int]:
+        """(status, number of the run's first item, count) of a run; status None where there is no such run."""
+        raw = (
+            await self._redis.execute(
+                Unit(keys.tag).command("HMGET", keys.run(run_id).hash, "status", "first", "n_items")
+            )
+        )[0]
+        return raw[0], int(raw[1] or 0), int(raw[2] or 0)
+
+    async def history(self, keys: SessionKeys, end: int) -> list[bytes]:
+        """The stored lines of the items before number `end`."""
+        if end <= 0:
+            return []
+        lines: list[bytes] = (await self._redis.execute(Unit(keys.tag).command("LRANGE", keys.items, 0, end - 1)))[0]
+        return lines
+
+
+def encode_items(items: Sequence[Item]) -> bytes:
+    """Items as the run hash keeps its input."""
+    return orjson.dumps([item.data for item in items])

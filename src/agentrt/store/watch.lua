@@ -1,0 +1,13 @@
+-- watch: how long the lease of an owner still lasts; an owner without one gets one, so that it is found again
+-- KEYS leases
+-- ARGV member lease_ms
+-- returns {'ok', ms left, negative when it ran out}
+-- INCLUDE ownership.lua
+
+local deadline = redis.call('ZSCORE', leases, member)
+local now = now_ms()
+if not deadline then
+  deadline = now + lease_ms
+  redis.call('ZADD', leases, string.format('%.0f', deadline), member)
+end
+return {'ok', string.format('%.0f', tonumber(deadline) - now)}
