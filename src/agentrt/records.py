@@ -7,6 +7,7 @@ without parsing it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ import orjson
 
 from agentrt.errors import SchemaNewer
 
-__all__ = ["SCHEMA_VERSION", "TERMINAL", "Item", "Usage", "upcast"]
+__all__ = ["SCHEMA_VERSION", "TERMINAL", "Item", "Request", "Usage", "item_id", "parse_item_id", "upcast"]
 
 SCHEMA_VERSION = 1
 
@@ -92,6 +93,72 @@ class Usage:
             self.cached_tokens + other.cached_tokens,
             self.reasoning_tokens + other.reasoning_tokens,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the client asked for, as the run keeps it: enough to go on with the run on any pod.
+
+    `options` are the checked API parameters that were given (`instructions`, `temperature`, `tools`, `metadata`, ...);
+    what is absent has the API's default. `conversation` (`conv_...`) and `previous` (`resp_...`) are as the client
+    named them, or empty.
+    """
+
+    agent: str
+    created_s: int
+    options: Mapping[str, Any]
+    conversation: str = ""
+    previous: str = ""
+    user: str = ""
+
+    def encode(self) -> bytes:
+        """The stored form."""
+        return orjson.dumps(
+            {
+                "agent": self.agent,
+                "created": self.created_s,
+                "options": self.options,
+                "conversation": self.conversation,
+                "previous": self.previous,
+                "user": self.user,
+            }
+        )
+
+    @classmethod
+    def decode(cls, stored: bytes) -> Request:
+        """Read what `encode` wrote."""
+        value = orjson.loads(stored)
+        return cls(
+            value["agent"],
+            value["created"],
+            value["options"],
+            value.get("conversation", ""),
+            value.get("previous", ""),
+            value.get("user", ""),
+        )
+
+
+_PREFIXES = {
+    "message": "msg",
+    "mcp_call": "mcp",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "reasoning": "rs",
+    "mcp_approval_request": "mcpr",
+    "mcp_approval_response": "mcpa",
+}
+_ITEM_ID = re.compile(r"[a-z]{2,5}_([0-9A-Za-z]{22})(0|[1-9][0-9]{0,8})")
+
+
+def item_id(item_type: str, origin: str, number: int) -> str:
+    """An item's id: it names the run (or the append) it came from and its number in the conversation."""
+    return f"{_PREFIXES.get(item_type, 'item')}_{origin}{number}"
+
+
+def parse_item_id(text: str) -> tuple[str, int] | None:
+    """(origin, number) of an id that `item_id` made; None for anything else."""
+    match = _ITEM_ID.fullmatch(text)
+    return (match.group(1), int(match.group(2))) if match else None
 
 
 def upcast(header: Mapping[str, str]) -> dict[str, str]:

@@ -28,8 +28,8 @@ from agentrt.store.scripts import Operand, Script, load_all, pack
 __all__ = ["DOWN", "Redis", "RedisOptions", "Unit", "new_connection", "new_pool"]
 
 DOWN = frozenset(
-    ("READONLY", "LOADING", "MISCONF", "OOM", "NOREPLICAS", "CLUSTERDOWN", "MASTERDOWN", "BUSY")
-    + ("NOAUTH", "NOPERM", "WRONGPASS", "UNKILLABLE")
+    {"READONLY", "LOADING", "MISCONF", "OOM", "NOREPLICAS", "CLUSTERDOWN", "MASTERDOWN", "BUSY"}
+    | {"NOAUTH", "NOPERM", "WRONGPASS", "UNKILLABLE"}
 )
 """Error codes that say: this Redis does not serve. The request is answered 503, readiness fails."""
 

@@ -13,7 +13,7 @@ from agentrt.store.connection import Redis, Unit
 from agentrt.store.keys import SessionKeys
 from agentrt.store.ownership import Owned, StoreConfig, check_guarded
 
-__all__ = ["Batch", "Intent", "Journal", "Outcome", "Planned", "effect_key"]
+__all__ = ["Batch", "Intent", "Journal", "Outcome", "Planned", "effect_key", "read_effects"]
 
 
 def effect_key(session: SessionKeys, run: str, step: int, index: int) -> str:
@@ -160,6 +160,11 @@ class Journal:
         )
         _, cancelled = await self._answer(unit, owned)
         return bool(cancelled == b"1")
+
+    async def now_ms(self, owned: Owned) -> int:
+        """Redis' clock, the one that deadlines in the journal are written by."""
+        seconds, micros = (await self._redis.execute(Unit(owned.session.tag).command("TIME")))[0]
+        return int(seconds) * 1000 + int(micros) // 1000
 
     async def _answer(self, unit: Unit, owned: Owned) -> list[Any]:
         reply: list[Any] = (await self._redis.execute(unit))[0]

@@ -1,0 +1,59 @@
+"""The window: the newest items that fit a token budget. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agentrt.memory.tokens import FILL, estimate
+from agentrt.records import Item
+
+__all__ = ["CUT", "newest"]
+
+CUT = " […cut: this entry was longer than the context allows…] "
+
+
+def newest(items: Sequence[Item], budget_tokens: int) -> list[Item]:
+    """The newest items whose tokens fit, oldest first.
+
+    Items are taken whole (a tool call and its output are one item, so nothing is split). Where not even the newest
+    fits it is cut in the middle, and the cut is marked.
+    """
+    room = int(budget_tokens * FILL)
+    if room <= 0:
+        return []
+    # A token is at least a byte: where the bytes fit, the tokens do, and nothing needs to be counted.
+    if sum(len(item.raw) for item in items) <= room:
+        return list(items)
+    kept: list[Item] = []
+    for item in reversed(items):
+        cost = estimate(item.raw.decode())
+        if cost > room:
+            if not kept:
+                kept.append(_cut(item, room))
+            break
+        kept.append(item)
+        room -= cost
+    kept.reverse()
+    return kept
+
+
+def _cut(item: Item, room_tokens: int) -> Item:
+    """`item` with its longest text shortened to about `room_tokens`."""
+    keep = max(room_tokens, 16)  # characters: a token is at least one
+    data = dict(item.data)
+    if isinstance(data.get("output"), str):
+        data["output"] = _shorten(data["output"], keep)
+    if isinstance(data.get("content"), list):
+        parts = data["content"]
+        data["content"] = [
+            {**part, "text": _shorten(part["text"], keep // len(parts))} if isinstance(part.get("text"), str) else part
+            for part in parts
+        ]
+    return Item.of(data, item.private)
+
+
+def _shorten(text: str, keep: int) -> str:
+    if len(text) <= keep:
+        return text
+    half = max(1, (keep - len(CUT)) // 2)
+    return text[:half] + CUT + text[-half:]

@@ -1,0 +1,61 @@
+"""What the model gets to see: instructions, window, input, what the run did so far. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from agentrt.agent import Agent
+from agentrt.memory.window import newest
+from agentrt.models.base import ModelRequest, ToolSpec
+from agentrt.records import Item, Request
+
+__all__ = ["build", "client_tools", "tool_specs"]
+
+
+def tool_specs(agent: Agent) -> tuple[ToolSpec, ...]:
+    """The agent's tools as a model sees them, in the order of declaration: prompt caches live on equal bytes."""
+    return tuple(ToolSpec(tool.name, tool.description, tool.parameters) for tool in agent.tools)
+
+
+def client_tools(request: Request) -> tuple[ToolSpec, ...]:
+    """The function tools that the client runs itself; tools of other types are not for this model."""
+    specs = []
+    for tool in request.options.get("tools", ()):
+        if tool.get("type") == "function" and isinstance(tool.get("name"), str):
+            parameters: dict[str, Any] = tool.get("parameters") or {"type": "object", "properties": {}}
+            specs.append(ToolSpec(tool["name"], tool.get("description") or "", parameters, bool(tool.get("strict"))))
+    return tuple(specs)
+
+
+def build(
+    agent: Agent,
+    request: Request,
+    window: Sequence[Item],
+    new: Sequence[Item],
+    *,
+    specs: Sequence[ToolSpec],
+    cache_key: str,
+) -> ModelRequest:
+    """The model request of one step.
+
+    `window` is the history, `new` the run's input and what it produced so far. The new items go in whole; the history
+    gets what is left of the budget.
+    """
+    options = request.options
+    instructions = "\n\n".join(text for text in (agent.instructions, options.get("instructions") or "") if text)
+    spent = sum(len(item.raw) for item in new) // 4
+    history = newest(window, max(0, agent.limits.context_tokens - spent))
+    return ModelRequest(
+        items=[*history, *new],
+        instructions=instructions,
+        tools=specs,
+        tool_choice=options.get("tool_choice", "auto"),
+        parallel_tool_calls=options.get("parallel_tool_calls", True),
+        max_output_tokens=options.get("max_output_tokens") or agent.max_output_tokens,
+        temperature=options.get("temperature", agent.temperature),
+        top_p=options.get("top_p"),
+        text_format=(options.get("text") or {}).get("format"),
+        reasoning=options.get("reasoning"),
+        cache_key=cache_key,
+    )

@@ -1,0 +1,327 @@
+"""One turn: the one place that knows the order of its writes.
+
+    begin (admission) → repeat: ask the model → plan → run the calls → record → … → commit
+
+Every step first looks for itself in the journal: a run that another pod began goes the same way and finds what was
+done. What is written, and when, is DESIGN's "One turn"; what a crash between any two writes means is its crash table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import orjson
+
+from agentrt.agent import Agent, Tool
+from agentrt.errors import ModelError, StoreUnavailable
+from agentrt.memory.tokens import estimate
+from agentrt.models.base import ModelRequest
+from agentrt.records import Item, Request, Usage, item_id
+from agentrt.runtime import context, response
+from agentrt.runtime.clock import boottime_ms, wall_ms
+from agentrt.runtime.effects import Call, Effects
+from agentrt.runtime.log import Listener, RunLog
+from agentrt.runtime.output import Output
+from agentrt.runtime.reply import Asking, Ending, Reply
+from agentrt.runtime.services import Services
+from agentrt.store.journal import Planned, effect_key, read_effects
+from agentrt.store.ownership import Owned
+from agentrt.store.sessions import Commit
+
+__all__ = ["Turn", "TurnEnd"]
+
+_INSIST_S = 30.0
+"""How long a write of a run is tried again while Redis is away; giving up loses paid work."""
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnd:
+    """How a run ended. `retryable`: sending the same message again resumes it."""
+
+    status: str
+    result: bytes
+    retryable: bool = False
+    retry_after_s: float | None = None
+
+
+class Turn:
+    """A run that this pod owns, from begin (or claim) to commit."""
+
+    def __init__(
+        self,
+        services: Services,
+        agent: Agent,
+        owned: Owned,
+        request: Request,
+        inputs: list[dict[str, Any]],
+        listener: Listener | None = None,
+    ) -> None:
+        self._services = services
+        self._agent = agent
+        self._owned = owned
+        self._request = request
+        self._provider = services.models(agent.model).provider
+        logged = int(owned.record["log"]) if owned.record else -1
+        self._log = RunLog(services.journal, owned, logged=logged, listener=listener)
+        run, first = owned.run.id, owned.first
+        self._input = [
+            Item.of({**data, "id": item_id(str(data.get("type", "message")), run, first + number)})
+            for number, data in enumerate(inputs)
+        ]
+        self._output = Output(self._log, run, first + len(inputs), agent.name)
+        self._tools: dict[str, Tool] = {tool.name: tool for tool in agent.tools}
+        self._client_tools = {spec.name for spec in context.client_tools(request)}
+        self._specs = (*context.tool_specs(agent), *context.client_tools(request))
+        self._id = response.response_id(owned.session.id, run)
+        self._asking = Asking(services, agent, self._log, self._output, self._client_tools, self._check_cancelled)
+        self._effects = self._new_effects()
+        self._usage: Usage | None = Usage()
+        self._effects_happened = False
+
+    async def run(self) -> TurnEnd:
+        """Work until the run is committed. Raises `OwnershipLost` when another pod owns it, `StoreUnavailable`."""
+        try:
+            plans = await self._take_up()
+            status, details = await self._steps(plans)
+        except ModelError as error:
+            return await self._fail(error)
+        finally:
+            self._log.close()
+        return await self._commit(status, details)
+
+    # --- the order ------------------------------------------------------------------------------------------------
+
+    async def _steps(self, plans: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+        try:
+            for step in range(self._agent.limits.steps):
+                if step < len(plans):
+                    calls, client_calls = self._replayed(plans[step])
+                else:
+                    reply = await self._asking.ask(self._context(), step)
+                    self._count(reply.usage)
+                    if not reply.calls:
+                        return self._ended_by(reply)
+                    calls, client_calls = await self._plan(step, reply)
+                await self._settle(step, calls)
+                if client_calls:
+                    return "completed", {}
+            return _incomplete("max_steps")
+        except Ending as ending:
+            return ending.status, ending.details
+
+    async def _take_up(self) -> list[dict[str, Any]]:
+        """Begin the log, or go on from what earlier attempts of this run left."""
+        record = self._owned.record
+        if record is None or record["log"] == b"-1":
+            logged: dict[int, bool] = {}
+            self._log.add("response.created", {"response": self._opening})
+            self._log.add("response.in_progress", {"response": self._opening})
+            if record is None:
+                return []
+        else:
+            _, frames = await self._services.events.read(self._owned.session, self._owned.run.id, -1)
+            logged = self._output.abandon(frames)
+        plans: list[dict[str, Any]] = []
+        while (raw := record.get(f"plan:{len(plans)}")) is not None:
+            plans.append(orjson.loads(raw))
+        for plan in plans:
+            self._output.restore(plan["items"], logged)
+            self._count(Usage(*plan["usage"]) if plan["usage"] else None)
+        if logged:
+            self._output.close_abandoned()
+        if not plans and int(record.get("attempt", 1)) > 1:
+            self._usage = None  # an earlier attempt may have asked the model, and nobody knows what it cost
+        return plans
+
+    async def _plan(self, step: int, reply: Reply) -> tuple[list[Call], int]:
+        """Persist the reply and its calls before any of them happens."""
+        owned = self._owned
+        calls: list[Call] = []
+        effects = self._effects = self._new_effects()
+        for index, call in enumerate(reply.calls):
+            slot = self._output.server_call(call, {"step": step, "provider": self._provider})
+            reply.indexes.append(slot.index)
+            tool = self._tools.get(call.name)
+            planned = Planned(
+                key=effect_key(owned.session, owned.run.id, step, index),
+                step=step,
+                index=index,
+                tool=call.name,
+                effect=tool.effect if tool else "read_only",
+                arguments=call.arguments,
+                call_id=call.call_id,
+                item=slot.data["id"],
+                output_index=slot.index,
+                attempt=owned.attempt,
+                pod=self._services.config.pod,
+            )
+            calls.append(effects.prepare(planned, self._tools))
+        started = effects.start_now(calls)
+        plan = orjson.dumps(
+            {
+                "items": self._output.snapshot(reply.indexes),
+                "calls": [call.planned.key for call in calls],
+                "client_calls": reply.client_calls,
+                "usage": _tuple(reply.usage),
+            }
+        )
+        batch = self._log.batch()
+        sent_at_ms = boottime_ms()
+        marked = [(call.planned, call in started) for call in calls]
+        cancelled, _ = await self._insist(lambda: self._services.journal.plan(owned, step, plan, marked, batch))
+        self._log.logged(batch.last)
+        self._log.cancel_asked |= cancelled
+        effects.intended(started, sent_at_ms)
+        return calls, reply.client_calls
+
+    def _replayed(self, plan: dict[str, Any]) -> tuple[list[Call], int]:
+        """The calls of a step that an earlier attempt planned, with what the journal knows of them."""
+        self._effects = self._new_effects()
+        assert self._owned.record is not None
+        journal = read_effects(self._owned.record["effects"])
+        calls = []
+        for key in plan["calls"]:
+            planned, intent, outcome = journal[key]
+            call = self._effects.prepare(planned, self._tools)
+            if outcome is not None:
+                call.outcome = outcome
+                self._services.telemetry.effects.labels(planned.tool, "replayed").inc()
+                self._output.server_call_done(planned.output_index, outcome.output, outcome.error)
+                self._effects_happened = True
+            else:
+                call.intent = intent
+                if intent is not None and call.outcome is None:
+                    self._log.add("agentrt:recovering", {"tool": planned.tool, "lock_until_ms": intent.lock_until_ms})
+            calls.append(call)
+        return [call for call in calls if journal[call.planned.key][2] is None], plan["client_calls"]
+
+    async def _settle(self, step: int, calls: list[Call]) -> None:
+        """Run the calls and record their outcomes as they come."""
+        async with aclosing(self._effects.settle(calls)) as batches:
+            number = 0
+            async for done in batches:
+                for call in done:
+                    assert call.outcome is not None
+                    planned, outcome = call.planned, call.outcome
+                    self._output.server_call_done(planned.output_index, outcome.output, outcome.error)
+                    self._services.telemetry.effects.labels(planned.tool, outcome.state).inc()
+                await self._record(f"{step}.{number}", done)
+                self._effects_happened = True
+                number += 1
+        self._check_cancelled()
+
+    async def _record(self, op: str, done: list[Call]) -> None:
+        outcomes = [(call.planned.key, call.outcome) for call in done if call.outcome is not None]
+        batch = self._log.batch()
+        record = self._services.journal.record
+        self._log.cancel_asked |= await self._insist(lambda: record(self._owned, op, outcomes, batch))
+        self._log.logged(batch.last)
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    def _ended_by(self, reply: Reply) -> tuple[str, dict[str, Any]]:
+        if reply.finish == "length":
+            return _incomplete("max_output_tokens")
+        if reply.finish == "content_filter":
+            return "incomplete", {"incomplete_details": {"reason": "content_filter"}}
+        return "completed", {}
+
+    async def _fail(self, error: ModelError) -> TurnEnd:
+        details = {"error": response.error_body(error.code, str(error))}
+        end = await self._commit("failed", details, retry=error.retryable)
+        return TurnEnd(end.status, end.result, error.retryable, error.retry_after_s)
+
+    async def _commit(self, status: str, details: dict[str, Any], *, retry: bool = False) -> TurnEnd:
+        """End the run. A failed one leaves its input in the history only if something was done for it."""
+        if status == "completed":
+            details = {**details, "completed_at": wall_ms() // 1000}
+        final = response.body(self._request, self._id, status, self._output.public(), self._usage, **details)
+        result = orjson.dumps(final)
+        self._log.add(response.terminal_event(status), {"response": orjson.Fragment(result)})
+        lines: list[bytes] = []
+        if status != "failed" or self._effects_happened:
+            lines = [*(item.encode() for item in self._input), *self._output.lines()]
+        record = self._owned.record or {}
+        skip = int(record.get("n_items", 0))
+        batch = self._log.batch()
+        commit = Commit(status, result, lines, min(skip, len(lines)), retry, batch.last, batch.frames)
+        await self._insist(lambda: self._services.sessions.commit(self._owned, commit))
+        self._log.logged(batch.last)
+        return TurnEnd(status, result)
+
+    # --- pieces ---------------------------------------------------------------------------------------------------
+
+    def _opening(self) -> dict[str, Any]:
+        return response.body(self._request, self._id, "in_progress")
+
+    def _context(self) -> ModelRequest:
+        new = [*self._input, *self._output.items()]
+        tokens = sum(len(item.raw) for item in new)
+        if tokens > self._agent.limits.context_tokens:  # a token is at least a byte: count only when it matters
+            tokens = sum(estimate(item.raw.decode()) for item in new)
+        if tokens > self._agent.limits.context_tokens:
+            if self._effects_happened:
+                status, details = _incomplete("max_context_tokens")
+                raise Ending(status, **details)
+            message = f"the input is about {tokens} tokens long; {self._agent.limits.context_tokens} are allowed"
+            raise ModelError(message, code="invalid_prompt", retryable=False)
+        return context.build(
+            self._agent,
+            self._request,
+            self._owned.window,
+            new,
+            specs=self._specs,
+            cache_key=self._owned.session.id,
+        )
+
+    def _new_effects(self) -> Effects:
+        services = self._services
+        config = services.config
+        return Effects(services.journal, self._agent, self._owned, config.pod, services.deps, config.lock_ms)
+
+    def _count(self, usage: Usage | None) -> None:
+        if usage is None or self._usage is None:
+            self._usage = None
+            return
+        self._usage = self._usage + usage
+        tokens = self._services.telemetry.tokens
+        tokens.labels(self._agent.name, "input").inc(usage.input_tokens)
+        tokens.labels(self._agent.name, "cached").inc(usage.cached_tokens)
+        tokens.labels(self._agent.name, "output").inc(usage.output_tokens)
+
+    def _check_cancelled(self) -> None:
+        run = self._owned.run.id
+        if self._log.cancel_asked or run in self._services.notices.cancelled:
+            self._services.notices.cancelled.discard(run)
+            raise Ending("cancelled")
+
+    async def _insist(self, write: Callable[[], Awaitable[_T]]) -> _T:
+        """Try a write again while Redis is away. Its op token makes that harmless."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + _INSIST_S
+        while True:
+            try:
+                return await write()
+            except StoreUnavailable:
+                if loop.time() >= give_up:
+                    raise
+                await asyncio.sleep(0.25)
+
+
+def _incomplete(why: str) -> tuple[str, dict[str, Any]]:
+    """`incomplete_details.reason` is a closed set at the clients; what it was goes into the metadata."""
+    details: dict[str, Any] = {"incomplete_details": {"reason": "max_output_tokens"}}
+    if why != "max_output_tokens":
+        details["metadata"] = {"agentrt_incomplete": why}
+    return "incomplete", details
+
+
+def _tuple(usage: Usage | None) -> list[int] | None:
+    if usage is None:
+        return None
+    return [usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens]

@@ -1,0 +1,87 @@
+"""Every setting, in one place: the environment variable, its default, its meaning. `agentrt serve --help` prints them.
+
+Read once, by `app` and `cli`; everything below gets plain values.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from agentrt.errors import SettingsError
+
+__all__ = ["Settings", "describe"]
+
+_PREFIX = "AGENTRT_"
+
+
+def _setting(default: Any, text: str, low: int | None = None) -> Any:
+    return field(default=default, metadata={"help": text, "low": low})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one pod. Field `redis_url` is `AGENTRT_REDIS_URL`, and so on."""
+
+    redis_url: str = _setting("redis://127.0.0.1:6379/0", "the state Redis: redis://, rediss:// or unix://")
+    pod: str = _setting("", "this pod's name in headers, leases and logs; default: the host's name and the pid")
+    auth: str = _setting("on", "`off`: accept any credential, all as tenant `dev`, elsewhere than on loopback too")
+    api_keys_file: str = _setting("", "file of API keys, one `id tenant hmac` a line; see `agentrt keys`")
+    api_keys_secret: str = _setting("", "secret of the HMAC under which API keys are stored")
+    max_runs: int = _setting(256, "runs that this pod works on at once", 1)
+    lease_ms: int = _setting(10_000, "how long an owner is believed to live without a sign", 100)
+    lock_ttl_ms: int = _setting(30_000, "lock of an effect, renewed while the tool lives", 100)
+    wait_ms: int = _setting(20_000, "how long a message waits for a busy session before its 409", 0)
+    waiters_max: int = _setting(64, "messages that may wait for one session", 0)
+    session_ttl_s: int = _setting(30 * 86_400, "a session is kept this long after its last turn", 60)
+    events_ttl_s: int = _setting(86_400, "the event log of a run is kept this long", 60)
+    window_items: int = _setting(50, "newest items of the history that are read for a turn", 1)
+    body_bytes_max: int = _setting(4 * 1024 * 1024, "longest request body", 1024)
+    item_bytes_max: int = _setting(256 * 1024, "longest single item", 1024)
+    items_max: int = _setting(512, "items in one request", 1)
+    redis_timeout_ms: int = _setting(1_000, "longest wait for a reply of Redis", 10)
+    openai_api_key: str = _setting("", "key of OpenAI or a compatible server; OPENAI_API_KEY works too")
+    openai_base_url: str = _setting("", "base URL of it; OPENAI_BASE_URL works too")
+    anthropic_api_key: str = _setting("", "key of Anthropic; ANTHROPIC_API_KEY works too")
+    anthropic_base_url: str = _setting("", "base URL of it; ANTHROPIC_BASE_URL works too")
+    log_level: str = _setting("info", "debug, info, warning or error")
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
+        """Read the environment. Raises `SettingsError` that names the variable."""
+        source = os.environ if env is None else env
+        values: dict[str, Any] = {}
+        for item in fields(cls):
+            name = _PREFIX + item.name.upper()
+            raw = source.get(name)
+            if raw is None and item.name.startswith(("openai_", "anthropic_")):
+                raw = source.get(item.name.upper())
+            if raw is None or raw == "":
+                continue
+            values[item.name] = _number(name, raw, item.metadata["low"]) if item.type == "int" else raw
+        values.setdefault("pod", f"{socket.gethostname()}-{os.getpid()}")
+        settings = cls(**values)
+        if settings.api_keys_file and not Path(settings.api_keys_file).is_file():
+            raise SettingsError(f"AGENTRT_API_KEYS_FILE: no such file: {settings.api_keys_file}")
+        if settings.auth not in {"on", "off"}:
+            raise SettingsError("AGENTRT_AUTH must be `on` or `off`")
+        return settings
+
+
+def _number(name: str, raw: str, low: int) -> int:
+    try:
+        value = int(raw)
+    except ValueError:
+        raise SettingsError(f"{name} must be a whole number, not {raw!r}") from None
+    if value < low:
+        raise SettingsError(f"{name} must be at least {low}, not {value}")
+    return value
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """(variable, default, meaning) of every setting, for the help text and the table in docs/operations.md."""
+    return [(_PREFIX + item.name.upper(), str(item.default), str(item.metadata["help"])) for item in fields(Settings)]

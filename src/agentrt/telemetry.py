@@ -1,0 +1,81 @@
+"""Every metric, in one place. Names and units by Prometheus convention; labels are bounded, never an id."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+__all__ = ["Telemetry"]
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+
+class Telemetry:
+    """The metrics of one pod, on a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.turns = Counter(
+            "agentrt_turns", "Runs that this pod ended, by agent and status.", ["agent", "status"], registry=registry
+        )
+        self.turn_seconds = Histogram(
+            "agentrt_turn_seconds",
+            "Time from the request to the committed turn, by agent.",
+            ["agent"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.begins = Counter(
+            "agentrt_begins",
+            "What became of requests for a turn: owned, joined, waiting, busy, ended, claimed.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.effects = Counter(
+            "agentrt_effects",
+            "Tool calls by tool and outcome: recorded, failed, replayed, in_doubt.",
+            ["tool", "outcome"],
+            registry=registry,
+        )
+        self.ownership_lost = Counter(
+            "agentrt_ownership_lost",
+            "Runs that this pod had to stop working on because another pod owned the session.",
+            registry=registry,
+        )
+        self.model_calls = Counter(
+            "agentrt_model_calls",
+            "Calls of a model provider, by provider and outcome: ok, retried, failed.",
+            ["provider", "outcome"],
+            registry=registry,
+        )
+        self.tokens = Counter(
+            "agentrt_tokens",
+            "Tokens that the providers reported, by agent and direction: input, cached, output.",
+            ["agent", "direction"],
+            registry=registry,
+        )
+        self.runs_in_flight = Gauge(
+            "agentrt_runs_in_flight", "Runs that this pod is working on now.", registry=registry
+        )
+        self.runs_capacity = Gauge(
+            "agentrt_runs_capacity", "Runs that this pod may work on at once.", registry=registry
+        )
+        self.http = Counter(
+            "agentrt_http_requests", "HTTP requests by route and status code.", ["route", "code"], registry=registry
+        )
+        self.ready = Gauge("agentrt_ready", "1 while this pod is ready to serve, else 0.", registry=registry)
+        self.probe_failures = Counter(
+            "agentrt_redis_probe_failures",
+            "Failed readiness probes of Redis, by reason (a closed set of words).",
+            ["reason"],
+            registry=registry,
+        )
+        self.redis_waiting = Gauge(
+            "agentrt_redis_waiting_units", "Units of Redis commands that wait for a reply now.", registry=registry
+        )
+        self.redis_breaks = Counter(
+            "agentrt_redis_connection_breaks", "Times that the state connection broke.", registry=registry
+        )
+
+    def render(self) -> bytes:
+        """The text exposition of all metrics."""
+        return generate_latest(self.registry)
