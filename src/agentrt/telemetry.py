@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 __all__ = ["Telemetry"]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+
+class _Read(Collector):
+    """A counter that is kept elsewhere and read when somebody asks."""
+
+    def __init__(self, name: str, description: str) -> None:
+        self._name = name
+        self._description = description
+        self.read: Callable[[], int] = lambda: 0
+
+    def describe(self) -> Iterable[Metric]:
+        return [CounterMetricFamily(self._name, self._description)]
+
+    def collect(self) -> Iterable[Metric]:
+        return [CounterMetricFamily(self._name, self._description, self.read())]
 
 
 class Telemetry:
@@ -72,9 +92,11 @@ class Telemetry:
         self.redis_waiting = Gauge(
             "agentrt_redis_waiting_units", "Units of Redis commands that wait for a reply now.", registry=registry
         )
-        self.redis_breaks = Counter(
-            "agentrt_redis_connection_breaks", "Times that the state connection broke.", registry=registry
-        )
+        self.redis_breaks = _Read("agentrt_redis_connection_breaks", "Times that the state connection broke.")
+        self.redis_units = _Read("agentrt_redis_units", "Units of Redis commands that this pod sent.")
+        self.redis_writes = _Read("agentrt_redis_writes", "Writes to the state connection, each of one or more units.")
+        for reading in (self.redis_breaks, self.redis_units, self.redis_writes):
+            registry.register(reading)
 
     def render(self) -> bytes:
         """The text exposition of all metrics."""

@@ -77,8 +77,8 @@ class RefusalDelta:
 class ReasoningDone:
     """A finished reasoning item.
 
-    `data` is the API shape without id and status (`{"type": "reasoning", "summary": [...]}`); `private` is opaque
-    provider data (a thinking signature, `encrypted_content`) that only the same provider gets back.
+    `data` is the API shape without id and status (`{"type": "reasoning", "summary": [...]}`); `private` is
+    `{"data": ...}`, opaque provider data (a thinking signature, `encrypted_content`) for the same provider only.
     """
 
     data: dict[str, Any]
@@ -114,7 +114,7 @@ class Model(Protocol):
     """The provider's name of the model."""
 
     def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
-        """Call the model. Raises `ModelError`."""
+        """Call the model: an async generator, so that closing it closes the provider's stream. Raises `ModelError`."""
         ...
 
     async def aclose(self) -> None:

@@ -17,14 +17,17 @@ from agentrt.errors import OwnershipLost, StoreUnavailable
 from agentrt.store.journal import Batch, Journal
 from agentrt.store.ownership import Owned
 
-__all__ = ["AHEAD_MAX", "Listener", "RunLog"]
+__all__ = ["AHEAD_MAX", "Frame", "Listener", "RunLog"]
 
 AHEAD_MAX = 512
 """Recovery numbers its events from the last logged one + AHEAD_MAX + 1, so no number is ever used twice."""
 _FLUSH_S = 0.05
 
-Listener = Callable[[bytes], None]
-"""Gets each event as JSON, in order."""
+Frame = tuple[int, str, bytes]
+"""An event's number, its type, and its JSON."""
+
+Listener = Callable[[Frame], None]
+"""Gets each event, in order."""
 
 
 class _Event:
@@ -120,7 +123,7 @@ class RunLog:
                 return
             self._undelivered.popleft()
             if self._listener is not None:
-                self._listener(event.frame)
+                self._listener((event.number, event.kind, event.frame))
 
     def _schedule(self) -> None:
         loop = asyncio.get_running_loop()

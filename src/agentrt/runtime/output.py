@@ -108,7 +108,7 @@ class Output:
     def reasoning(self, done: ReasoningDone, private: Mapping[str, Any]) -> None:
         """A finished reasoning item."""
         data = {key: value for key, value in done.data.items() if key != "type"}
-        slot = self._open("reasoning", {"summary": [], **data}, {**private, "data": done.private})
+        slot = self._open("reasoning", {"summary": [], **data}, {**private, **done.private})
         self._log.add(*response.opening(slot.index, slot.data))
         self._close(slot, opened=True)
 

@@ -11,7 +11,7 @@ import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from agentrt.agent import Agent
 from agentrt.errors import ModelError
@@ -145,8 +145,9 @@ class Asking:
 async def _stream(model: Model, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
     """The model's stream; one that ends without `Finished` was cut."""
     finished = False
-    async for event in model.stream(request):
-        finished = isinstance(event, Finished)
-        yield event
+    async with aclosing(cast(AsyncGenerator[ModelEvent, None], model.stream(request))) as events:
+        async for event in events:
+            finished = isinstance(event, Finished)
+            yield event
     if not finished:
         raise ModelError("the model's reply was cut off", retryable=True)

@@ -12,7 +12,7 @@ import orjson
 
 from agentrt.records import Request, Usage
 
-__all__ = ["body", "error_body", "item_events", "replay", "response_id", "terminal_event"]
+__all__ = ["TERMINAL_EVENTS", "body", "error_body", "item_events", "replay", "response_id", "terminal_event"]
 
 _DEFAULTS: dict[str, Any] = {
     "instructions": None,
@@ -93,6 +93,8 @@ def terminal_event(status: str) -> str:
     """The event that ends the stream of a response with that status (`cancelled` ends as `incomplete`: see API.md)."""
     return {"completed": "response.completed", "failed": "response.failed"}.get(status, "response.incomplete")
 
+
+TERMINAL_EVENTS = frozenset({"response.completed", "response.failed", "response.incomplete"})
 
 Event = tuple[str, dict[str, Any]]
 

@@ -9,6 +9,7 @@ done. What is written, and when, is DESIGN's "One turn"; what a crash between an
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 import orjson
 
 from agentrt.agent import Agent, Tool
-from agentrt.errors import ModelError, StoreUnavailable
+from agentrt.errors import ModelError, OwnershipLost, StoreUnavailable
 from agentrt.memory.tokens import estimate
 from agentrt.models.base import ModelRequest
 from agentrt.records import Item, Request, Usage, item_id
@@ -36,6 +37,8 @@ __all__ = ["Turn", "TurnEnd"]
 
 _INSIST_S = 30.0
 """How long a write of a run is tried again while Redis is away; giving up loses paid work."""
+log = logging.getLogger("agentrt.turn")
+
 _T = TypeVar("_T")
 
 
@@ -90,9 +93,18 @@ class Turn:
             status, details = await self._steps(plans)
         except ModelError as error:
             return await self._fail(error)
+        except (OwnershipLost, StoreUnavailable):
+            raise
+        except Exception:  # the boundary of a run: a defect of ours ends this run, not the pod, and is told as such
+            log.exception("run %s failed", self._owned.run.id)
+            return await self._fail(ModelError("the runtime failed on this run", retryable=False))
         finally:
             self._log.close()
         return await self._commit(status, details)
+
+    def lost(self) -> None:
+        """The session has another owner: stop at the next chance."""
+        self._log.failure = OwnershipLost(f"run {self._owned.run.id}: the lease was taken")
 
     # --- the order ------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from agentrt.store.handover import TakenOver, take_over
 from agentrt.store.multiplexer import Multiplexer, MultiplexerLimits, RedisReplyError
 from agentrt.store.scripts import Operand, Script, load_all, pack
 
-__all__ = ["DOWN", "Redis", "RedisOptions", "Unit", "new_connection", "new_pool"]
+__all__ = ["DOWN", "Redis", "RedisOptions", "Sent", "Unit", "new_connection", "new_pool"]
 
 DOWN = frozenset(
     {"READONLY", "LOADING", "MISCONF", "OOM", "NOREPLICAS", "CLUSTERDOWN", "MASTERDOWN", "BUSY"}
@@ -101,6 +101,23 @@ def new_connection(options: RedisOptions) -> AbstractConnection:
     return connection
 
 
+class Sent:
+    """A unit on its way; `await` it for the replies, exactly as from `Redis.execute`."""
+
+    def __init__(self, redis: Redis, unit: Unit, sent: asyncio.Future[list[Any]] | StoreUnavailable) -> None:
+        self._redis = redis
+        self._unit = unit
+        self._sent = sent
+
+    def __await__(self) -> Generator[Any, None, list[Any]]:
+        return self._redis.finish(self._unit, self._sent).__await__()
+
+    def abandon(self) -> None:
+        """Nobody will wait for it."""
+        if isinstance(self._sent, asyncio.Future):
+            self._sent.add_done_callback(_forget)
+
+
 class Redis:
     """The state Redis of this deployment."""
 
@@ -140,15 +157,31 @@ class Redis:
 
     async def execute(self, unit: Unit) -> list[Any]:
         """Send a unit and return its replies. Raises `StoreUnavailable`, `OutcomeUnknown` if all tries were lost."""
-        data = unit.data
         try:
-            replies = await self._node(unit.slot).submit(data, unit.count)
+            sent = self._node(unit.slot).submit(unit.data, unit.count)
+        except StoreUnavailable as error:
+            return await self._again(unit, error)
+        return await self.finish(unit, sent)
+
+    async def finish(self, unit: Unit, sent: asyncio.Future[list[Any]] | StoreUnavailable) -> list[Any]:
+        """The replies of a unit that was sent; see `execute`."""
+        if isinstance(sent, StoreUnavailable):
+            return await self._again(unit, sent)
+        try:
+            replies = await sent
         except StoreUnavailable as error:
             return await self._again(unit, error)
         for reply in replies:
             if type(reply) is RedisReplyError:
                 return await self._again(unit, reply)
         return replies
+
+    def send(self, unit: Unit) -> Sent:
+        """Send a unit now and wait for it later, with `await`: what is sent in one tick leaves in one write."""
+        try:
+            return Sent(self, unit, self._node(unit.slot).submit(unit.data, unit.count))
+        except StoreUnavailable as error:
+            return Sent(self, unit, error)
 
     def post(self, unit: Unit) -> None:
         """Send a unit that nobody waits for and that may get lost: its effect is only to be earlier than a timer."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import orjson
+
 from agentrt.store.connection import Redis, Unit
 from agentrt.store.keys import SessionKeys
 from agentrt.store.ownership import StoreConfig
@@ -19,6 +21,11 @@ class RunState:
     log: int
     result: bytes
     retry: bool
+    live_run: str
+    """The run that the session is working on, and its owner's token; empty when it is idle or gone."""
+    live_token: str
+    in_line: bool
+    """Whether the run waits for its turn."""
 
 
 class Events:
@@ -37,10 +44,19 @@ class Events:
         run = keys.run(run_id)
         unit = Unit(keys.tag).call(self._redis.scripts["follow"], (run.hash,), pod=self._pod)
         unit.command("XRANGE", run.events, f"({after + 1}" if after >= 0 else "-", "+")
-        reply, entries = await self._redis.execute(unit)
+        unit.command("HMGET", keys.hash, "run", "owner", "waiters")
+        reply, entries, (live, owner, waiters) = await self._redis.execute(unit)
         if reply[0] == b"missing":
             return None, []
-        state = RunState(reply[0].decode(), int(reply[1]), reply[2], reply[3] == b"1")
+        state = RunState(
+            status=reply[0].decode(),
+            log=int(reply[1]),
+            result=reply[2],
+            retry=reply[3] == b"1",
+            live_run=(live or b"").decode(),
+            live_token=(owner or b"").decode(),
+            in_line=bool(waiters) and any(waiter[0] == run_id for waiter in orjson.loads(waiters)),
+        )
         frames: list[bytes] = []
         for _, fields in entries:
             frames += fields[1].split(b"\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agentrt.store.connection import Redis, Unit
+from agentrt.store.connection import Redis, Sent, Unit
 from agentrt.store.keys import QueueKeys
 from agentrt.store.ownership import StoreConfig
 
@@ -24,9 +24,9 @@ class Leases:
         self._slot = b"q:%d" % self._queue.number
         self._keys = (self._queue.leases,)
 
-    async def enter(self, member: bytes) -> None:
-        """Enter or move a lease; acknowledged when it returns."""
-        await self._redis.execute(
+    def entering(self, member: bytes) -> Sent:
+        """Enter or move a lease: sent now, acknowledged when awaited."""
+        return self._redis.send(
             Unit(self._slot).call(self._redis.scripts["lease"], self._keys, member=member, lease_ms=self._lease_ms)
         )
 

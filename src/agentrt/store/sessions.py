@@ -278,6 +278,11 @@ class Sessions:
         check_guarded(reply[0], owned)
         return int(reply[1])
 
+    async def owns(self, owned: Owned) -> bool:
+        """Whether this pod still owns the session."""
+        replies = await self._redis.execute(Unit(owned.session.tag).command("HGET", owned.session.hash, "owner"))
+        return bool(replies[0] == owned.token.encode())
+
     async def leave(self, keys: SessionKeys, run: str, token: str, keep_ms: int) -> bool:
         """Stop waiting; True when it was granted in the meantime, and the caller owns the session."""
         unit = Unit(keys.tag).call(self._redis.scripts["leave"], (keys.hash,), run_id=run, token=token, keep_ms=keep_ms)

@@ -1,0 +1,211 @@
+"""The application: builds every object once, lists the routes, maps errors to status codes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agentrt.agent import Agent
+from agentrt.errors import AgentrtError, DeclarationError
+from agentrt.http import conversations, health, responses
+from agentrt.http.auth import Keys, read_keys
+from agentrt.http.body import Bounds
+from agentrt.http.errors import ApiError, to_api_error
+from agentrt.http.surface import Surface
+from agentrt.models.base import Model
+from agentrt.models.registry import Credentials, Models
+from agentrt.runtime.admission import Admission
+from agentrt.runtime.heartbeat import Heartbeat
+from agentrt.runtime.readiness import Readiness
+from agentrt.runtime.services import Services
+from agentrt.settings import Settings
+from agentrt.store.connection import Redis, RedisOptions
+from agentrt.store.conversations import Conversations
+from agentrt.store.events import Events
+from agentrt.store.journal import Journal
+from agentrt.store.leases import Leases
+from agentrt.store.notices import Notices
+from agentrt.store.ownership import StoreConfig
+from agentrt.store.probe import Probe
+from agentrt.store.sessions import Sessions
+from agentrt.telemetry import Telemetry
+
+__all__ = ["create_app"]
+
+log = logging.getLogger("agentrt.app")
+
+ROUTES = [
+    Route("/v1/responses", responses.create, methods=["POST"]),
+    Route("/v1/responses/{response_id}", responses.retrieve, methods=["GET"]),
+    Route("/v1/responses/{response_id}", responses.delete, methods=["DELETE"]),
+    Route("/v1/responses/{response_id}/cancel", responses.cancel, methods=["POST"]),
+    Route("/v1/responses/{response_id}/input_items", responses.input_items, methods=["GET"]),
+    Route("/v1/conversations", conversations.create, methods=["POST"]),
+    Route("/v1/conversations/{conversation_id}", conversations.retrieve, methods=["GET"]),
+    Route("/v1/conversations/{conversation_id}", conversations.update, methods=["POST"]),
+    Route("/v1/conversations/{conversation_id}", conversations.delete, methods=["DELETE"]),
+    Route("/v1/conversations/{conversation_id}/items", conversations.items, methods=["GET"]),
+    Route("/v1/conversations/{conversation_id}/items", conversations.append, methods=["POST"]),
+    Route("/v1/conversations/{conversation_id}/items/{item_id}", conversations.retrieve_item, methods=["GET"]),
+    Route("/v1/conversations/{conversation_id}/items/{item_id}", conversations.delete_item, methods=["DELETE"]),
+    Route("/v1/models", health.models, methods=["GET"]),
+    Route("/v1/models/{model}", health.model, methods=["GET"]),
+    Route("/livez", health.livez, methods=["GET"]),
+    Route("/readyz", health.readyz, methods=["GET"]),
+    Route("/metrics", health.metrics, methods=["GET"]),
+]
+
+
+def create_app(
+    agents: Agent | Sequence[Agent],
+    *,
+    settings: Settings | None = None,
+    models: Mapping[str, Model] | None = None,
+) -> ASGIApp:
+    """The ASGI application of one pod: `uvicorn pkg:app`. Settings come from the environment unless given.
+
+    `models` are model objects of your own, by the full name that agents use. Raises `DeclarationError`,
+    `SettingsError`.
+    """
+    settings = settings or Settings.from_env()
+    declared = [agents] if isinstance(agents, Agent) else list(agents)
+    by_name = {agent.name: agent for agent in declared}
+    if not declared or len(by_name) != len(declared):
+        raise DeclarationError("an app needs at least one agent, and no two of the same name")
+    keys = Keys(read_keys(settings.api_keys_file) if settings.api_keys_file else {}, settings.api_keys_secret)
+    telemetry = Telemetry()
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            app.state.surface = await _build(stack, settings, by_name, keys, telemetry, models or {})
+            yield
+
+    app = Starlette(
+        routes=ROUTES,
+        lifespan=lifespan,
+        exception_handlers={
+            ApiError: _error_response,
+            AgentrtError: _error_response,
+            HTTPException: _http_exception,
+            Exception: _error_response,
+        },
+    )
+    return PodHeader(app, settings.pod, telemetry)
+
+
+async def _build(
+    stack: AsyncExitStack,
+    settings: Settings,
+    agents: Mapping[str, Agent],
+    keys: Keys,
+    telemetry: Telemetry,
+    given: Mapping[str, Model],
+) -> Surface:
+    """Build and start every part; the stack stops them in reverse."""
+    options = RedisOptions(
+        settings.redis_url,
+        client_name=f"agentrt-{settings.pod}",
+        connect_timeout_s=settings.redis_timeout_ms / 1000,
+        reply_timeout_s=settings.redis_timeout_ms / 1000,
+    )
+    config = StoreConfig(
+        pod=settings.pod,
+        session_ttl_s=settings.session_ttl_s,
+        run_ttl_s=settings.session_ttl_s,
+        events_ttl_s=settings.events_ttl_s,
+        lease_ms=settings.lease_ms,
+        lock_ms=settings.lock_ttl_ms,
+        wait_ms=settings.wait_ms,
+        waiters_max=settings.waiters_max,
+        window_items=settings.window_items,
+    )
+    redis = Redis(options)
+    stack.push_async_callback(redis.aclose)
+    await redis.start()
+    telemetry.redis_waiting.set_function(lambda: redis.waiting)
+    telemetry.redis_breaks.read = lambda: redis.stats.breaks
+    telemetry.redis_units.read = lambda: redis.stats.units
+    telemetry.redis_writes.read = lambda: redis.stats.writes
+
+    catalog = Models(
+        Credentials(
+            settings.openai_api_key, settings.openai_base_url, settings.anthropic_api_key, settings.anthropic_base_url
+        ),
+        given,
+    )
+    stack.push_async_callback(catalog.aclose)
+    for agent in agents.values():
+        catalog(agent.model)  # a model that cannot be had is told at the start, not to a customer
+
+    notices = Notices(options, settings.pod)
+    stack.push_async_callback(notices.aclose)
+    notices.start()
+    services = Services(
+        config=config,
+        sessions=Sessions(redis, config),
+        conversations=Conversations(redis, config),
+        journal=Journal(redis, config),
+        events=Events(redis, config),
+        leases=Leases(redis, config),
+        notices=notices,
+        models=catalog,
+        telemetry=telemetry,
+    )
+    heartbeat = Heartbeat(services.leases, settings.lease_ms)
+    stack.push_async_callback(heartbeat.aclose)
+    heartbeat.start()
+    admission = Admission(services, agents, heartbeat, settings.max_runs)
+    stack.push_async_callback(admission.aclose)
+    readiness = Readiness(Probe(options, settings.pod), telemetry)
+    stack.push_async_callback(readiness.aclose)
+    readiness.start()
+    bounds = Bounds(settings.body_bytes_max, settings.item_bytes_max, settings.items_max)
+    return Surface(agents, keys, bounds, admission, services, readiness, telemetry, settings.pod)
+
+
+async def _error_response(request: Request, error: Exception) -> Response:
+    """Every error in the API's own shape."""
+    answer = to_api_error(error)
+    if answer.status >= 500:
+        log.error("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
+    return answer.response()
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:  # noqa: ARG001 - Starlette's signature
+    """Starlette's own 404 and 405 in the API's shape."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    code = {404: "unknown_url", 405: "method_not_allowed"}.get(status, "http_error")
+    return ApiError(status, code, str(getattr(error, "detail", "")) or "error").response()
+
+
+class PodHeader:
+    """Says on every response which pod gave it, and counts it."""
+
+    def __init__(self, app: ASGIApp, pod: str, telemetry: Telemetry) -> None:
+        self.app = app
+        self._header = (b"x-agentrt-pod", pod.encode())
+        self._telemetry = telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_header(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), self._header]
+                endpoint = scope.get("endpoint")
+                route = f"{endpoint.__module__.rpartition('.')[2]}.{endpoint.__name__}" if endpoint else "none"
+                self._telemetry.http.labels(route, message["status"]).inc()
+            await send(message)
+
+        await self.app(scope, receive, send_with_header)

@@ -1,0 +1,142 @@
+"""The command line: `agentrt dev`, `agentrt serve`, `agentrt keys`."""
+
+from __future__ import annotations
+
+import importlib
+import ipaddress
+import logging
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import uvicorn
+
+from agentrt.agent import Agent
+from agentrt.app import create_app
+from agentrt.embedded import run_dev
+from agentrt.errors import AgentrtError, SettingsError
+from agentrt.http.auth import mint
+from agentrt.settings import Settings, describe
+
+__all__ = ["main"]
+
+_READY_FD = "AGENTRT_READY_FD"
+
+
+def _settings_help() -> str:
+    rows = [f"  {name}={default or chr(39) * 2}\n      {text}" for name, default, text in describe()]
+    return "\b\nSettings, from the environment:\n" + "\n".join(rows)
+
+
+def load_agents(target: str) -> list[Agent]:
+    """The agents at `MODULE:ATTR`: an `Agent` or a list of them. Raises `SettingsError` that says what is wrong."""
+    module_name, _, attribute = target.partition(":")
+    if not attribute:
+        raise SettingsError(f"{target!r} is not of the form MODULE:ATTR")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"cannot import {module_name}: {error}") from error
+    except AttributeError:
+        raise SettingsError(f"module {module_name} has no attribute {attribute!r}") from None
+    agents = [found] if isinstance(found, Agent) else found
+    if not isinstance(agents, Sequence) or not all(isinstance(agent, Agent) for agent in agents):
+        raise SettingsError(f"{target} is neither an Agent nor a list of Agents")
+    return list(agents)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _Server(uvicorn.Server):
+    """Tells the supervisor, over an inherited pipe, when this pod serves."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        descriptor = os.environ.pop(_READY_FD, "")
+        if descriptor and self.started:
+            os.write(int(descriptor), b"ready\n")
+            os.close(int(descriptor))
+
+
+@click.group()
+@click.version_option(package_name="agentrt")
+def main() -> None:
+    """agentrt: any pod serves any request; any pod may die at any instruction."""
+
+
+@main.command(epilog=_settings_help())
+@click.argument("target", metavar="MODULE:ATTR")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--reuse-port", is_flag=True, help="Share the port with other pods; the kernel balances.")
+def serve(target: str, host: str, port: int, reuse_port: bool) -> None:
+    """Run one pod: one process, no Redis started."""
+    try:
+        settings = Settings.from_env()
+        if not _is_loopback(host) and not settings.api_keys_file and settings.auth != "off":
+            raise SettingsError(
+                f"no API keys, and {host} is not loopback: set AGENTRT_API_KEYS_FILE, or AGENTRT_AUTH=off"
+            )
+        logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        app = create_app(load_agents(target), settings=settings)
+    except AgentrtError as error:
+        raise click.ClickException(str(error)) from error
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family, backlog=2048, reuse_port=reuse_port)
+    except OSError as error:
+        raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    config = uvicorn.Config(
+        app, loop="uvloop", http="httptools", lifespan="on", access_log=False, log_config=None, server_header=False
+    )
+    server = _Server(config)
+    server.run(sockets=[listening])
+    if not server.started:
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.argument("target", metavar="MODULE:ATTR", default="agentrt.demo:agents")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--pods", default=2, show_default=True, type=click.IntRange(1, 64))
+def dev(target: str, host: str, port: int, pods: int) -> None:
+    """Run a private Redis and some pods on one port, in the foreground. AGENTRT_REDIS_URL: use that Redis instead."""
+    data_dir = Path(os.environ.get("AGENTRT_DATA_DIR") or ".agentrt")
+    try:
+        status = run_dev(target, host, port, pods, os.environ.get("AGENTRT_REDIS_URL") or None, data_dir)
+    except AgentrtError as error:
+        raise click.ClickException(str(error)) from error
+    raise click.exceptions.Exit(status)
+
+
+@main.group()
+def keys() -> None:
+    """API keys."""
+
+
+@keys.command("create")
+@click.option("--tenant", required=True)
+@click.option("--file", "path", required=True, type=click.Path(path_type=Path), help="File of keys to append to.")
+def create_key(tenant: str, path: Path) -> None:
+    """Make a key for a tenant. It is printed once; the file gets only its HMAC."""
+    try:
+        key, line = mint(tenant, os.environ.get("AGENTRT_API_KEYS_SECRET", ""))
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    click.echo(key)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""Reading and checking request bodies: bounded by the bytes that arrive, every fault named by its parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+
+from agentrt.http.errors import ApiError, invalid
+from agentrt.store.keys import is_name
+
+__all__ = ["Bounds", "check_items", "check_metadata", "check_options", "check_user", "read_json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Longest body and item in bytes, most items in one request."""
+
+    body_bytes_max: int
+    item_bytes_max: int
+    items_max: int
+
+
+async def read_json(request: Request, bounds: Bounds) -> dict[str, Any]:
+    """The body as a JSON object. Raises 413 as soon as more bytes came than allowed, 400 for anything but an object."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > bounds.body_bytes_max:
+        raise _too_large(bounds)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > bounds.body_bytes_max:
+            raise _too_large(bounds)
+        chunks.append(chunk)
+    try:
+        value = orjson.loads(b"".join(chunks) or b"{}")
+    except orjson.JSONDecodeError as error:
+        raise ApiError(400, "invalid_json", f"We could not parse the JSON body of your request: {error}") from None
+    if not isinstance(value, dict):
+        raise invalid("the body must be a JSON object", None, "invalid_type")
+    return value
+
+
+def _too_large(bounds: Bounds) -> ApiError:
+    return ApiError(413, "body_too_large", f"the body is longer than {bounds.body_bytes_max} bytes")
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _boolean(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _whole(low: int, high: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _real(low: float, high: float) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+_MANY = 2**31
+_OPTIONS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "instructions": (_text, "a string"),
+    "temperature": (_real(0, 2), "a number from 0 to 2"),
+    "top_p": (_real(0, 1), "a number from 0 to 1"),
+    "max_output_tokens": (_whole(1, _MANY), "a whole number of at least 1"),
+    "max_tool_calls": (_whole(1, _MANY), "a whole number of at least 1"),
+    "top_logprobs": (_whole(0, 20), "a whole number from 0 to 20"),
+    "presence_penalty": (_real(-2, 2), "a number from -2 to 2"),
+    "frequency_penalty": (_real(-2, 2), "a number from -2 to 2"),
+    "parallel_tool_calls": (_boolean, "true or false"),
+    "tool_choice": (lambda value: isinstance(value, str | dict), "a string or an object"),
+    "truncation": (lambda value: value in {"auto", "disabled"}, "`auto` or `disabled`"),
+    "store": (_boolean, "true or false"),
+    "background": (_boolean, "true or false"),
+    "text": (_object, "an object"),
+    "reasoning": (_object, "an object"),
+    "service_tier": (_text, "a string"),
+    "safety_identifier": (_text, "a string"),
+    "user": (_text, "a string"),
+    "prompt_cache_key": (_text, "a string"),
+}
+
+
+def check_options(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The API parameters that were given and are not null, checked. Unknown keys are ignored, as the API does."""
+    options: dict[str, Any] = {}
+    for name, (check, wanted) in _OPTIONS.items():
+        value = body.get(name)
+        if value is None:
+            continue
+        if not check(value):
+            raise invalid(f"'{name}' must be {wanted}", name, "invalid_type")
+        options[name] = value
+    if body.get("metadata"):
+        options["metadata"] = check_metadata(body["metadata"])
+    if body.get("tools"):
+        options["tools"] = _check_tools(body["tools"])
+    if "text" in options and "format" not in options["text"]:
+        options["text"] = {"format": {"type": "text"}, **options["text"]}
+    return options
+
+
+def check_metadata(value: Any) -> dict[str, str]:
+    """At most 16 pairs of strings, 64 and 512 characters long."""
+    if not isinstance(value, dict) or len(value) > 16:
+        raise invalid("'metadata' must be an object of at most 16 pairs", "metadata", "invalid_type")
+    for key, text in value.items():
+        if not isinstance(text, str) or len(text) > 512 or len(key) > 64:
+            raise invalid(
+                "'metadata' maps keys of at most 64 to strings of at most 512 characters", f"metadata.{key[:64]}"
+            )
+    return value
+
+
+def check_user(body: Mapping[str, Any]) -> str:
+    """The user on whose behalf the client asks, or an empty string."""
+    for name in ("safety_identifier", "user"):
+        value = body.get(name)
+        if value is not None:
+            if not isinstance(value, str) or not is_name(value):
+                raise invalid(f"'{name}' must match [A-Za-z0-9_-]{{1,64}}", name)
+            return value
+    return ""
+
+
+def _check_tools(value: Any) -> list[dict[str, Any]]:
+    if not isinstance(value, list):
+        raise invalid("'tools' must be a list", "tools", "invalid_type")
+    tools = []
+    for number, tool in enumerate(value):
+        at = f"tools[{number}]"
+        if not isinstance(tool, dict):
+            raise invalid(f"'{at}' must be an object", at, "invalid_type")
+        if tool.get("type") != "function":
+            continue  # tools of other kinds run at the provider; this runtime has its own
+        if not isinstance(tool.get("name"), str) or not is_name(tool["name"]):
+            raise invalid(f"'{at}.name' must match [A-Za-z0-9_-]{{1,64}}", f"{at}.name")
+        if not isinstance(tool.get("parameters") or {}, dict):
+            raise invalid(f"'{at}.parameters' must be a JSON schema", f"{at}.parameters", "invalid_type")
+        tools.append({"strict": True, "parameters": {}, "description": None, **tool})
+    return tools
+
+
+def check_items(value: Any, bounds: Bounds, param: str = "input") -> list[dict[str, Any]]:
+    """The input as a list of items in the API's shape, without ids: those are the runtime's to give."""
+    if isinstance(value, str):
+        value = [{"role": "user", "content": value}]
+    if not isinstance(value, list) or not value:
+        raise invalid(f"'{param}' must be a string or a list of items", param, "invalid_type")
+    if len(value) > bounds.items_max:
+        raise invalid(f"'{param}' has more than {bounds.items_max} items", param, "array_above_max_length")
+    items = []
+    for number, raw in enumerate(value):
+        at = f"{param}[{number}]"
+        if not isinstance(raw, dict):
+            raise invalid(f"'{at}' must be an object", at, "invalid_type")
+        item = _check_item(raw, at)
+        if len(orjson.dumps(item)) > bounds.item_bytes_max:
+            raise invalid(f"'{at}' is longer than {bounds.item_bytes_max} bytes", at, "item_too_large")
+        items.append(item)
+    return items
+
+
+_CALL_FIELDS: Mapping[str, Sequence[str]] = {
+    "function_call": ("call_id", "name", "arguments"),
+    "function_call_output": ("call_id",),
+    "mcp_approval_response": ("approval_request_id",),
+    "reasoning": (),
+    "mcp_call": ("name", "arguments", "server_label"),
+    "mcp_approval_request": ("name", "arguments", "server_label"),
+}
+
+
+def _check_item(raw: dict[str, Any], at: str) -> dict[str, Any]:
+    kind = raw.get("type") or ("message" if "role" in raw else None)
+    item = {name: value for name, value in raw.items() if name != "id"}
+    if kind == "message":
+        return _check_message(item, at)
+    wanted = _CALL_FIELDS.get(kind) if isinstance(kind, str) else None
+    if wanted is None:
+        raise invalid(f"'{at}.type' is not a type of item that can be sent", f"{at}.type")
+    for name in wanted:
+        if not isinstance(item.get(name), str):
+            raise invalid(f"'{at}.{name}' must be a string", f"{at}.{name}", "invalid_type")
+    if kind == "function_call_output" and not isinstance(item.get("output"), str | list):
+        raise invalid(f"'{at}.output' must be a string or a list", f"{at}.output", "invalid_type")
+    if kind != "mcp_approval_response":
+        item.setdefault("status", "completed")
+    return item
+
+
+_ROLES = frozenset({"user", "assistant", "system", "developer"})
+_PARTS = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
+
+
+def _check_message(item: dict[str, Any], at: str) -> dict[str, Any]:
+    role = item.get("role")
+    if role not in _ROLES:
+        raise invalid(f"'{at}.role' must be user, assistant, system or developer", f"{at}.role")
+    content = item.get("content")
+    if isinstance(content, str):
+        content = [_text_part(role, content)]
+    if not isinstance(content, list):
+        raise invalid(f"'{at}.content' must be a string or a list", f"{at}.content", "invalid_type")
+    for number, part in enumerate(content):
+        where = f"{at}.content[{number}]"
+        kind = part.get("type") if isinstance(part, dict) else None
+        if not isinstance(kind, str):
+            raise invalid(f"'{where}' must be an object with a type", where, "invalid_type")
+        if kind in _PARTS:
+            if not isinstance(part.get(_PARTS[kind]), str):
+                raise invalid(f"'{where}.{_PARTS[kind]}' must be a string", f"{where}.{_PARTS[kind]}", "invalid_type")
+        elif kind not in {"input_image", "input_file"}:
+            raise invalid(f"'{where}.type' is not a type of content that can be sent", f"{where}.type")
+    return {"type": "message", "role": role, "status": "completed", "content": content}
+
+
+def _text_part(role: str, text: str) -> dict[str, Any]:
+    if role == "assistant":
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    return {"type": "input_text", "text": text}

@@ -1,0 +1,95 @@
+"""Errors as the clients of `/v1` know them: `{"error": {message, type, param, code}}` and a status."""
+
+from __future__ import annotations
+
+import math
+
+import orjson
+from starlette.responses import Response
+
+from agentrt.errors import DeclarationError, ForeignState, SchemaNewer, StoreUnavailable
+from agentrt.runtime.admission import Locked, NoSuchSession, OtherBody, Overloaded
+
+__all__ = ["ApiError", "invalid", "json_response", "not_found", "to_api_error"]
+
+
+class ApiError(Exception):
+    """An answer that is not a success. `retry_after_s`: when to come again; `final`: no retry can cure it."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        final: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+        self.retry_after_s = retry_after_s
+        self.final = final
+
+    @property
+    def kind(self) -> str:
+        """The API's `type` of an error with this status."""
+        if self.status >= 500:
+            return "server_error"
+        return {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}.get(
+            self.status, "invalid_request_error"
+        )
+
+    def response(self) -> Response:
+        """The HTTP response."""
+        error = {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}
+        headers = {}
+        if self.retry_after_s is not None:
+            headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
+        if self.final:
+            headers["x-should-retry"] = "false"
+        return json_response({"error": error}, self.status, headers)
+
+
+def json_response(data: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON response; bytes are taken as JSON already."""
+    content = data if isinstance(data, bytes) else orjson.dumps(data)
+    return Response(content, status, headers, "application/json")
+
+
+def invalid(message: str, param: str | None, code: str = "invalid_value") -> ApiError:
+    """A request that cannot be understood."""
+    return ApiError(400, code, message, param=param)
+
+
+def not_found(what: str, identifier: str) -> ApiError:
+    """Not there, or not yours: the same words for both."""
+    return ApiError(404, "not_found", f"{what} with id '{identifier[:128]}' not found.", param="id")
+
+
+def to_api_error(error: Exception) -> ApiError:
+    """The answer to an error of the runtime; what is not known is a 500 that tells nothing."""
+    match error:
+        case ApiError():
+            return error
+        case Locked():
+            message = f"{error}: {error.run}" if error.run else str(error)
+            return ApiError(409, "conversation_locked", message, retry_after_s=error.retry_after_s)
+        case OtherBody():
+            return ApiError(422, "idempotency_key_reused", str(error), final=True)
+        case NoSuchSession():
+            return ApiError(404, "not_found", "Conversation not found.", param="conversation")
+        case Overloaded():
+            return ApiError(429, "rate_limit_exceeded", str(error), retry_after_s=error.retry_after_s)
+        case SchemaNewer():
+            return ApiError(503, "schema_newer", str(error), retry_after_s=5)
+        case StoreUnavailable():
+            message = f"the state store is not available ({error.reason})"
+            return ApiError(503, "store_unavailable", message, retry_after_s=1)
+        case DeclarationError():
+            return ApiError(500, "agent_misconfigured", str(error), final=True)
+        case ForeignState():
+            return ApiError(500, "identity_mismatch", "stored state failed its identity check", final=True)
+    return ApiError(500, "internal_error", "The server had an error while processing your request.")

@@ -1,0 +1,194 @@
+"""`/v1/responses`: create, stream, retrieve, cancel, delete, and the input items of a response."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+
+import orjson
+from starlette.requests import Request as HttpRequest
+from starlette.types import ASGIApp
+
+from agentrt.http.errors import ApiError, invalid, json_response, not_found
+from agentrt.http.requests import Message, parse_message, response_keys
+from agentrt.http.sse import EventStream
+from agentrt.http.surface import Surface, page_of, spliced_list, surface
+from agentrt.records import TERMINAL, Request, item_id
+from agentrt.runtime import response
+from agentrt.runtime.admission import Locked, NotTheTail, Place
+from agentrt.runtime.log import Frame
+from agentrt.runtime.turn import TurnEnd
+from agentrt.store.conversations import StoredRun
+from agentrt.store.keys import SessionKeys, derive_id
+from agentrt.store.sessions import Begin
+
+__all__ = ["cancel", "create", "delete", "input_items", "retrieve"]
+
+
+async def create(request: HttpRequest) -> ASGIApp:
+    """Run an agent on an input; the answer is the response, or the stream of its events."""
+    to = surface(request)
+    principal, body = await to.json(request)
+    message = parse_message(request, body, principal, to.agents, to.bounds)
+    try:
+        place = await to.admission.enter(message.begin)
+    except NotTheTail:
+        place = await to.admission.enter(await _fork(to, message))
+    if place.owned is not None and place.owned.record is None:
+        place.request, place.inputs = message.request, message.inputs
+    if message.stream:
+        return EventStream(_live(to, place))
+    if message.request.options.get("background"):
+        if place.owned is not None:
+            to.admission.run_in_background(place)
+        identifier = response.response_id(place.session.id, place.run)
+        return json_response(response.body(message.request, identifier, "in_progress"))
+    if place.owned is not None:
+        end = await to.admission.run(place)
+        if end is not None:
+            return json_response(_checked(end))
+    state = await to.admission.result(place.session, place.run)
+    if state is None or state.status not in TERMINAL:
+        raise not_found("Response", response.response_id(place.session.id, place.run))
+    return json_response(_checked(TurnEnd(state.status, state.result, state.retry)))
+
+
+def _checked(end: TurnEnd) -> bytes:
+    """The final body; a failure that may pass is an error status, so that clients send the message again."""
+    if not end.retryable:
+        return end.result
+    error = orjson.loads(end.result)["error"]
+    status = 429 if error["code"] == "rate_limit_exceeded" else 503
+    raise ApiError(status, error["code"], error["message"], retry_after_s=end.retry_after_s or 1)
+
+
+async def _fork(to: Surface, message: Message) -> Begin:
+    """A session of its own that begins with the items up to the parent's end; its id derives from the run's."""
+    begin, services = message.begin, to.services
+    status, first, count = await services.sessions.items_of(begin.session, begin.parent)
+    if status is None:
+        text = f"Previous response with id '{message.request.previous[:64]}' not found."
+        raise ApiError(404, "previous_response_not_found", text, param="previous_response_id")
+    if status.decode() not in TERMINAL:
+        raise Locked(begin.parent)
+    forked = SessionKeys(begin.session.tenant, derive_id(begin.session.tenant, begin.run, "fork"))
+    lines = await services.sessions.history(begin.session, first + count)
+    await services.conversations.create(forked, op=begin.run, lines=lines, user=begin.user, head=begin.parent)
+    return replace(begin, session=forked)
+
+
+async def _live(to: Surface, place: Place) -> AsyncGenerator[list[Frame], None]:
+    """The events of a place: from the run itself where it runs here from its beginning, else from its log."""
+    last = -1
+    if place.owned is not None and place.owned.record is None:
+        heard: list[Frame] = []
+        wake = asyncio.Event()
+
+        def listen(frame: Frame) -> None:
+            heard.append(frame)
+            wake.set()
+
+        task = to.admission.run_in_background(place, listen)
+        task.add_done_callback(lambda _: wake.set())
+        while True:
+            await wake.wait()
+            wake.clear()
+            batch, heard[:] = list(heard), []
+            if batch:
+                last = batch[-1][0]
+                yield batch
+                if batch[-1][1] in response.TERMINAL_EVENTS:
+                    return
+            elif task.done():
+                break  # another pod took the run, or Redis is away: the log goes on where this pod stopped
+    elif place.owned is not None:
+        to.admission.run_in_background(place)
+    async for batch in to.admission.frames(place.session, place.run, last):
+        yield batch
+
+
+async def _stored(to: Surface, request: HttpRequest) -> tuple[SessionKeys, str, StoredRun]:
+    identifier = request.path_params["response_id"]
+    named = response_keys(to.keys.check(request).tenant, identifier)
+    stored = await to.services.conversations.run(*named) if named else None
+    if named is None or stored is None or Request.decode(stored.request).options.get("store") is False:
+        raise not_found("Response", identifier)
+    return named[0], named[1], stored
+
+
+async def retrieve(request: HttpRequest) -> ASGIApp:
+    """A response as it stands; with `stream=true` its events from `starting_after` on."""
+    to = surface(request)
+    after = _cursor(request)
+    session, run, stored = await _stored(to, request)
+    if request.query_params.get("stream") == "true":
+        return EventStream(to.admission.frames(session, run, after))
+    return json_response(_body(session, run, stored))
+
+
+def _cursor(request: HttpRequest) -> int:
+    raw = request.query_params.get("starting_after")
+    if raw is None:
+        return -1
+    if not raw.isdigit() or len(raw) > 12:
+        raise invalid("'starting_after' must be the number of an event", "starting_after")
+    return int(raw)
+
+
+def _body(session: SessionKeys, run: str, stored: StoredRun) -> bytes:
+    if stored.result:
+        return stored.result
+    status = "queued" if stored.status == "waiting" else "in_progress"
+    identifier = response.response_id(session.id, run)
+    return orjson.dumps(response.body(Request.decode(stored.request), identifier, status))
+
+
+async def cancel(request: HttpRequest) -> ASGIApp:
+    """Ask for the end of a run; the answer shows it as it stands, `cancelled` once its owner has ended it."""
+    to = surface(request)
+    session, run, stored = await _stored(to, request)
+    asked = Request.decode(stored.request)
+    identifier = response.response_id(session.id, run)
+    result = orjson.dumps(response.body(asked, identifier, "cancelled"))
+    outcome = await to.services.conversations.cancel(session, run, result)
+    if outcome == "missing":
+        raise not_found("Response", identifier)
+    if outcome in TERMINAL and outcome != "cancelled":
+        raise ApiError(400, "response_ended", f"Cannot cancel a response that is {outcome}.", final=True)
+    state = await to.admission.result(session, run)
+    return json_response(state.result if state is not None and state.result else result)
+
+
+async def delete(request: HttpRequest) -> ASGIApp:
+    """Forget a response that has ended; its items stay in the conversation."""
+    to = surface(request)
+    session, run, _ = await _stored(to, request)
+    identifier = request.path_params["response_id"]
+    outcome = await to.services.conversations.delete_run(session, run)
+    if outcome == "running":
+        raise ApiError(409, "response_in_progress", "The response has not ended; cancel it first.", final=True)
+    if outcome == "missing":
+        raise not_found("Response", identifier)
+    return json_response({"id": identifier, "object": "response", "deleted": True})
+
+
+async def input_items(request: HttpRequest) -> ASGIApp:
+    """The items that a response was asked with."""
+    to = surface(request)
+    page = page_of(request)
+    _, run, stored = await _stored(to, request)
+    items = []
+    for number, data in enumerate(orjson.loads(stored.input)):
+        identifier = item_id(data.get("type", "message"), run, stored.first + number)
+        items.append((identifier, orjson.dumps({**data, "id": identifier})))
+    if not page.ascending:
+        items.reverse()
+    if page.after:
+        ids = [identifier for identifier, _ in items]
+        if page.after not in ids:
+            raise invalid("'after' is not an item of this list", "after")
+        items = items[ids.index(page.after) + 1 :]
+    shown = items[: page.limit]
+    ids = [identifier for identifier, _ in shown]
+    return json_response(spliced_list([raw for _, raw in shown], ids, len(items) > len(shown)))

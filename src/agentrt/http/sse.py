@@ -1,0 +1,75 @@
+"""Server-sent events: one write for all frames that are there, comments against idle cuts.
+
+No `id:` and no `retry:` lines: the openai client fails at the next comment after one (API.md, trap 1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+
+from starlette.types import Receive, Scope, Send
+
+from agentrt.runtime.log import Frame
+
+__all__ = ["EventStream"]
+
+_KEEP_ALIVE_S = 15.0
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class EventStream:
+    """An ASGI response that sends frames as they come. A client that goes away ends the sending, never the run."""
+
+    def __init__(self, batches: AsyncGenerator[list[Frame], None]) -> None:
+        self._batches = batches
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the ASGI signature
+        sending = asyncio.create_task(self._send(send))
+        leaving = asyncio.create_task(_left(receive))
+        try:
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+            if not sending.done():
+                sending.cancel()
+            with suppress(asyncio.CancelledError, OSError):
+                await sending
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        async with aclosing(self._batches) as batches:
+            following: asyncio.Task[list[Frame]] | None = None
+            try:
+                while True:
+                    following = asyncio.ensure_future(anext(batches))
+                    while not (await asyncio.wait({following}, timeout=_KEEP_ALIVE_S))[0]:
+                        await _write(send, b": keep-alive\n\n")
+                    try:
+                        batch = following.result()
+                    except StopAsyncIteration:
+                        break
+                    lines = [b"event: %b\ndata: %b\n\n" % (kind.encode(), frame) for _, kind, frame in batch]
+                    await _write(send, b"".join(lines))
+            finally:
+                if following is not None and not following.done():
+                    following.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await following
+        await _write(send, b"data: [DONE]\n\n")
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _write(send: Send, data: bytes) -> None:
+    await send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+async def _left(receive: Receive) -> None:
+    """Return when the client has gone away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

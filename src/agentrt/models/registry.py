@@ -1,0 +1,60 @@
+"""From `provider:name` to a model: one instance a pod, with its connections, made on first use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agentrt.errors import DeclarationError
+from agentrt.models.anthropic import AnthropicModel
+from agentrt.models.base import Model
+from agentrt.models.openai import OpenAIModel
+from agentrt.models.scripted import SCRIPTS, ScriptedModel
+
+__all__ = ["Credentials", "Models"]
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Keys and base URLs of the providers; an empty URL is the provider's own."""
+
+    openai_api_key: str = ""
+    openai_base_url: str = ""
+    anthropic_api_key: str = ""
+    anthropic_base_url: str = ""
+
+
+class Models:
+    """The models of a pod. `given` are instances that the application brings along, by their full name."""
+
+    def __init__(self, credentials: Credentials, given: Mapping[str, Model] | None = None) -> None:
+        self._credentials = credentials
+        self._models: dict[str, Model] = dict(given or {})
+
+    def __call__(self, name: str) -> Model:
+        """The model of that name. Raises `DeclarationError` for one that cannot be had."""
+        model = self._models.get(name)
+        if model is None:
+            model = self._models[name] = self._make(name)
+        return model
+
+    def _make(self, full_name: str) -> Model:
+        provider, _, name = full_name.partition(":")
+        keys = self._credentials
+        match provider:
+            case "scripted" if name in SCRIPTS:
+                return ScriptedModel(name, SCRIPTS[name])
+            case "openai":
+                if not keys.openai_api_key:
+                    raise DeclarationError(f"model {full_name}: OPENAI_API_KEY is not set")
+                return OpenAIModel(name, api_key=keys.openai_api_key, base_url=keys.openai_base_url or None)
+            case "anthropic":
+                if not keys.anthropic_api_key:
+                    raise DeclarationError(f"model {full_name}: ANTHROPIC_API_KEY is not set")
+                return AnthropicModel(name, api_key=keys.anthropic_api_key, base_url=keys.anthropic_base_url or None)
+        raise DeclarationError(f"there is no model {full_name!r}")
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for model in self._models.values():
+            await model.aclose()

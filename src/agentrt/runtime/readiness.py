@@ -1,0 +1,93 @@
+"""Whether this pod should get traffic: Redis is asked every second; two failures say no, two answers say yes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from agentrt.store.probe import Probe
+from agentrt.telemetry import Telemetry
+
+__all__ = ["Check", "Readiness"]
+
+_PERIOD_S = 1.0
+_TIMEOUT_S = 0.5
+_FALL = 2
+_RISE = 2
+
+
+@dataclass(slots=True)
+class Check:
+    """One thing that readiness rests on."""
+
+    state: str = "starting"
+    reason: str = ""
+    since: float = field(default_factory=time.monotonic)
+    asked: float = field(default_factory=time.monotonic)
+
+    def turn(self, state: str, reason: str = "") -> None:
+        """Take a new state; its age counts from the change."""
+        if state != self.state:
+            self.since = time.monotonic()
+        self.state, self.reason = state, reason
+
+    def report(self) -> dict[str, object]:
+        """As JSON: state, reason, seconds in this state, seconds since it was last asked."""
+        now = time.monotonic()
+        return {
+            "state": self.state,
+            "reason": self.reason or None,
+            "age_seconds": round(now - self.since, 3),
+            "asked_seconds_ago": round(now - self.asked, 3),
+        }
+
+
+class Readiness:
+    """Probes Redis and remembers."""
+
+    def __init__(self, probe: Probe, telemetry: Telemetry) -> None:
+        self._probe = probe
+        self._telemetry = telemetry
+        self._task: asyncio.Task[None] | None = None
+        self._run = 0
+        """Answers in a row when positive, failures in a row when negative."""
+        self.redis = Check()
+        telemetry.ready.set_function(lambda: float(self.ready))
+
+    @property
+    def ready(self) -> bool:
+        """Whether to send traffic here."""
+        return self.redis.state == "ok"
+
+    def start(self) -> None:
+        """Begin to probe."""
+        self._task = asyncio.get_running_loop().create_task(self._watch())
+
+    async def aclose(self) -> None:
+        """Stop probing."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._probe.aclose()
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            begun = loop.time()
+            self.take(await self._probe.ask(_TIMEOUT_S))
+            await asyncio.sleep(max(0.0, begun + _PERIOD_S - loop.time()))
+
+    def take(self, reason: str | None) -> None:
+        """Count one answer of the probe; None is a good one. The first good one after the start is enough."""
+        check = self.redis
+        check.asked = time.monotonic()
+        if reason is None:
+            self._run = max(self._run, 0) + 1
+            if self._run >= _RISE or check.state == "starting":
+                check.turn("ok")
+            return
+        self._telemetry.probe_failures.labels(reason).inc()
+        self._run = min(self._run, 0) - 1
+        if -self._run >= _FALL or check.state == "starting":
+            check.turn("down", reason)

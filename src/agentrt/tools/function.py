@@ -1,0 +1,146 @@
+"""Tools from Python functions: type hints and the docstring become the JSON schema, bad arguments go to the model."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, overload
+
+import orjson
+import pydantic
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from agentrt.agent import Effect, ToolContext
+from agentrt.errors import DeclarationError, ToolError
+
+__all__ = ["FunctionTool", "tool"]
+
+_THREADS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="agentrt-tool")
+"""Where sync tools run: a blocking tool must never hold up the pod's heartbeat."""
+
+
+class FunctionTool:
+    """A tool made of a function; see `tool`."""
+
+    def __init__(self, function: Callable[..., Any], effect: Effect, timeout_s: float, name: str | None) -> None:
+        self.function = function
+        self.name = name or function.__name__
+        self.effect = effect
+        self.timeout_s = timeout_s
+        self.conclusive: bool | None = None
+        self._reconcile: Callable[..., Any] | None = None
+        docstring = inspect.getdoc(function)
+        if not docstring:
+            raise DeclarationError(f"tool {self.name}: needs a docstring, it is what the model reads")
+        self.description = docstring
+        self._model, self._context_name = _arguments_model(function, self.name)
+        schema = self._model.model_json_schema()
+        schema.pop("title", None)
+        self.parameters: dict[str, Any] = schema
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The function itself, for tests and for calling it from other code."""
+        return self.function(*args, **kwargs)
+
+    def reconcile(self, *, conclusive: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Declare the hook that is asked when the outcome of a call is unknown.
+
+        It takes what the tool takes and returns the output if the call happened, None if it was not seen.
+        `conclusive`: the author vouches that what is not there by now will not come; then the call is run again.
+        """
+
+        def register(hook: Callable[..., Any]) -> Callable[..., Any]:
+            self._reconcile = hook
+            self.conclusive = conclusive
+            return hook
+
+        return register
+
+    def parse(self, arguments: str) -> dict[str, Any]:
+        """Validate the model's arguments. Raises `ToolError` that names each fault and repeats no value."""
+        try:
+            parsed = self._model.model_validate_json(arguments or "{}")
+        except ValidationError as error:
+            faults = "; ".join(
+                f"{'.'.join(str(part) for part in fault['loc']) or 'arguments'}: {fault['msg']}"
+                for fault in error.errors(include_input=False, include_url=False)
+            )
+            raise ToolError(f"Invalid arguments for {self.name}: {faults}") from None
+        return {name: getattr(parsed, name) for name in type(parsed).model_fields}
+
+    async def call(self, ctx: ToolContext, arguments: dict[str, Any]) -> str:
+        """Run the function; a sync one in a thread."""
+        return _as_text(await self._run(self.function, ctx, arguments))
+
+    async def ask(self, ctx: ToolContext, arguments: dict[str, Any]) -> str | None:
+        """Ask the reconcile hook."""
+        if self._reconcile is None:
+            return None
+        seen = await self._run(self._reconcile, ctx, arguments)
+        return None if seen is None else _as_text(seen)
+
+    async def _run(self, function: Callable[..., Any], ctx: ToolContext, arguments: dict[str, Any]) -> Any:
+        if self._context_name is not None:
+            arguments = {**arguments, self._context_name: ctx}
+        if inspect.iscoroutinefunction(function):
+            return await function(**arguments)
+        call = functools.partial(contextvars.copy_context().run, function, **arguments)
+        return await asyncio.get_running_loop().run_in_executor(_THREADS, call)
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, BaseModel):
+        return value.model_dump_json()
+    if isinstance(value, bytes | bytearray):
+        raise ToolError("The tool returned binary data, which cannot be shown to the model.")
+    return orjson.dumps(value, default=pydantic.TypeAdapter(Any).dump_python).decode()
+
+
+def _arguments_model(function: Callable[..., Any], name: str) -> tuple[type[BaseModel], str | None]:
+    """The pydantic model of the function's arguments, and the name of its `ToolContext` parameter if it has one."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    fields: dict[str, Any] = {}
+    context_name = None
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY}:
+            raise DeclarationError(f"tool {name}: parameter {parameter.name!r} cannot be named in a JSON object")
+        hint = hints.get(parameter.name)
+        if hint is None:
+            raise DeclarationError(f"tool {name}: parameter {parameter.name!r} needs a type hint")
+        if hint is ToolContext:
+            context_name = parameter.name
+            continue
+        fields[parameter.name] = (hint, ... if parameter.default is parameter.empty else parameter.default)
+    model = create_model(f"{name}_arguments", __config__=ConfigDict(extra="forbid"), **fields)
+    return model, context_name
+
+
+@overload
+def tool(function: Callable[..., Any], /) -> FunctionTool: ...
+@overload
+def tool(
+    *, effect: Effect = Effect.AT_MOST_ONCE, timeout: float = 30.0, name: str | None = None
+) -> Callable[[Callable[..., Any]], FunctionTool]: ...
+def tool(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    effect: Effect = Effect.AT_MOST_ONCE,
+    timeout: float = 30.0,
+    name: str | None = None,
+) -> FunctionTool | Callable[[Callable[..., Any]], FunctionTool]:
+    """Make a tool of a function, sync or async.
+
+    Its type hints become the JSON schema, its docstring the description; a parameter of type `ToolContext` gets the
+    context. `effect` says what the tool does to the world; `timeout` is in seconds.
+    """
+    if function is not None:
+        return FunctionTool(function, effect, timeout, name)
+    return lambda declared: FunctionTool(declared, effect, timeout, name)
