@@ -1,0 +1,105 @@
+"""Pods as processes: `agentrt serve`, exactly as in production."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+
+import httpx2
+
+from tests.harness.redis_server import free_port
+
+
+class Pod:
+    """One pod on a port of its own. `env` overrides the environment; `entry` replaces `-m agentrt.cli`."""
+
+    def __init__(
+        self,
+        redis_url: str,
+        *,
+        target: str = "agentrt.demo:agents",
+        name: str = "pod",
+        port: int | None = None,
+        env: dict[str, str] | None = None,
+        entry: tuple[str, ...] = ("-m", "agentrt.cli"),
+    ) -> None:
+        self.name = name
+        self.port = port or free_port()
+        self.log = Path(tempfile.mkstemp(prefix=f"agentrt-{name}-", suffix=".log")[1])
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("OPENAI_", "ANTHROPIC_"))}
+        self._env = {**clean, "AGENTRT_REDIS_URL": redis_url, "AGENTRT_POD": name, **(env or {})}
+        self._command = [sys.executable, *entry, "serve", target, "--port", str(self.port)]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, *, wait: bool = True) -> Pod:
+        """Start the process; `wait` until it is ready."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, env=self._env, stdout=log, stderr=log)
+        if wait:
+            self.wait_ready()
+        return self
+
+    def wait_ready(self, timeout_s: float = 20.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if self.ready():
+                return
+            if not self.alive:
+                raise RuntimeError(f"{self.name} ended: {self.log.read_text()[-2000:]}")
+            time.sleep(0.02)
+        raise RuntimeError(f"{self.name} did not get ready: {self.log.read_text()[-2000:]}")
+
+    def ready(self) -> bool:
+        """Whether /readyz says 200 now."""
+        try:
+            return httpx2.get(f"{self.url}/readyz", timeout=2).status_code == 200
+        except httpx2.HTTPError:
+            return False
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for the end."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self.log.unlink(missing_ok=True)
+
+    def __enter__(self) -> Pod:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
