@@ -1,4 +1,7 @@
-"""From `provider:name` to a model: one instance a pod, with its connections, made on first use."""
+"""From `provider:name` to a model: one instance a pod, with its connections, made on first use.
+
+An adapter is imported when an agent uses it: the two SDKs take seconds to import, and a pod that restarts is missed.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agentrt.errors import DeclarationError
-from agentrt.models.anthropic import AnthropicModel
 from agentrt.models.base import Model
-from agentrt.models.openai import OpenAIModel
 from agentrt.models.scripted import SCRIPTS, ScriptedModel
 
 __all__ = ["Credentials", "Models"]
@@ -47,10 +48,14 @@ class Models:
             case "openai":
                 if not keys.openai_api_key:
                     raise DeclarationError(f"model {full_name}: OPENAI_API_KEY is not set")
+                from agentrt.models.openai import OpenAIModel
+
                 return OpenAIModel(name, api_key=keys.openai_api_key, base_url=keys.openai_base_url or None)
             case "anthropic":
                 if not keys.anthropic_api_key:
                     raise DeclarationError(f"model {full_name}: ANTHROPIC_API_KEY is not set")
+                from agentrt.models.anthropic import AnthropicModel
+
                 return AnthropicModel(name, api_key=keys.anthropic_api_key, base_url=keys.anthropic_base_url or None)
         raise DeclarationError(f"there is no model {full_name!r}")
 
