@@ -146,7 +146,7 @@ async def _build(
     for agent in agents.values():
         catalog(agent.model)  # a model that cannot be had is told at the start, not to a customer
 
-    notices = Notices(options, settings.pod)
+    notices = Notices(redis, options, settings.pod)
     stack.push_async_callback(notices.aclose)
     notices.start()
     services = Services(

@@ -81,8 +81,7 @@ def find_redis_server() -> Path:
 def reserve_port(host: str, port: int) -> socket.socket:
     """A socket that holds `port` (0: any free one) for the pods. It never listens, so it gets no connection.
 
-    Raises `SettingsError` when another process listens there; SO_REUSEPORT alone would silently share the
-    port with a forgotten earlier `make run`.
+    `SettingsError` when somebody listens there: SO_REUSEPORT would silently share it with a forgotten `make run`.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -50,8 +50,22 @@ class RedisServer:
 
     def start(self) -> RedisServer:
         self._process = subprocess.Popen(
-            [str(find_redis_server()), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.dir)]
-            + ["--save", "", "--appendonly", "no", "--daemonize", "no", *self._args],
+            [
+                str(find_redis_server()),
+                "--port",
+                str(self.port),
+                "--bind",
+                "127.0.0.1",
+                "--dir",
+                str(self.dir),
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--daemonize",
+                "no",
+                *self._args,
+            ],
             stdout=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 10

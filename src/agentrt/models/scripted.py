@@ -14,8 +14,8 @@ from agentrt.records import Item, Usage
 
 __all__ = ["SCRIPTS", "Script", "ScriptedModel", "last_user_text", "texts"]
 
-Script = Callable[[ModelRequest], Iterable[ModelEvent]]
-"""What the model answers; a script that ends without `Finished` gets a fitting one."""
+Script = Callable[[ModelRequest], Iterable[ModelEvent | float]]
+"""What the model answers; a number is a pause in seconds; a script without `Finished` gets a fitting one."""
 
 
 class ScriptedModel:
@@ -23,18 +23,18 @@ class ScriptedModel:
 
     provider = "scripted"
 
-    def __init__(self, name: str, script: Script, *, token_s: float = 0.0) -> None:
+    def __init__(self, name: str, script: Script) -> None:
         self.name = name
         self._script = script
-        self._token_s = token_s
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
-        """Yield the script's events; `token_s` seconds between them where the model was made slow."""
+        """Yield the script's events."""
         asked = False
         size = 0
         for event in self._script(request):
-            if self._token_s:
-                await asyncio.sleep(self._token_s)
+            if isinstance(event, float):
+                await asyncio.sleep(event)
+                continue
             asked = asked or isinstance(event, ToolCall)
             size += len(event.text) if isinstance(event, TextDelta) else 0
             yield event
@@ -152,3 +152,4 @@ def _remembered(items: Sequence[Item], query: str) -> str:
 
 
 SCRIPTS: dict[str, Script] = {"echo": echo, "support": support}
+"""The models `scripted:<name>`; a test or a demo of your own adds to it before its pods start."""

@@ -24,7 +24,7 @@ from agentrt.runtime.services import Services
 from agentrt.runtime.turn import Turn, TurnEnd
 from agentrt.store.events import RunState
 from agentrt.store.keys import SessionKeys, lease_member, new_id
-from agentrt.store.ownership import Owned
+from agentrt.store.ownership import Owned, Owner
 from agentrt.store.sessions import Begin, Busy, Conflict, Ended, Fork, Joined, Missing, Waiting
 
 __all__ = ["Admission", "Locked", "NoSuchSession", "NotTheTail", "OtherBody", "Overloaded", "Place"]
@@ -35,6 +35,10 @@ _T = TypeVar("_T")
 
 _POLL_S = 1.0
 """The poll behind every wait; notices make it faster, never more right."""
+_FIRST_LOOK_S = 0.1
+"""The first look at an owner comes soon: a client whose pod was killed is back within a second."""
+_SILENCE_S = 1.0
+"""A pod that has had no subscription for this long seems gone; a living one takes up a broken one at once."""
 _RETRY_AFTER_S = 5
 _KEEP_PLACE_MS = (_RETRY_AFTER_S + 5) * 1000
 
@@ -88,6 +92,8 @@ class Admission:
         self._heartbeat = heartbeat
         self._max_runs = max_runs
         self._in_flight = 0
+        self._silent: dict[str, tuple[float, float]] = {}
+        """Pods without a subscription: since when, and when that was last seen."""
         self._tasks: set[asyncio.Task[Any]] = set()
         services.telemetry.runs_capacity.set(max_runs)
         services.telemetry.runs_in_flight.set_function(lambda: self._in_flight)
@@ -139,8 +145,8 @@ class Admission:
                 return await self._ended(want, outcome.run)
             case Busy():
                 self._count("busy")
-                await self._look_after(want.session, outcome.live_run, outcome.live_token)
-                raise Locked(outcome.live_run)
+                await self._look_after(want.session, outcome.live)
+                raise Locked(outcome.live.run)
             case Conflict():
                 raise OtherBody("this Idempotency-Key was used with another request body")
             case Missing():
@@ -161,6 +167,7 @@ class Admission:
         services = self._services
         give_up = time.monotonic() + services.config.wait_ms / 1000
         notice = services.notices.subscribe(want.run)
+        pause_s = _FIRST_LOOK_S
         self._heartbeat.hold(member, lambda: None)
         try:
             while True:
@@ -169,13 +176,14 @@ class Admission:
                     return Place(want.session, want.run, outcome)
                 if not isinstance(outcome, Waiting):
                     return await self._follow_outcome(want, member, outcome)
-                await self._look_after(want.session, outcome.live_run, outcome.live_token)
+                await self._look_after(want.session, outcome.live)
                 left_s = give_up - time.monotonic()
                 if left_s <= 0:
                     if await services.sessions.leave(want.session, want.run, want.token, _KEEP_PLACE_MS):
                         continue  # granted in this very moment
-                    raise Locked(outcome.live_run)
-                await _heard(notice, min(_POLL_S, left_s))
+                    raise Locked(outcome.live.run)
+                await _heard(notice, min(pause_s, left_s))
+                pause_s = _POLL_S
         except BaseException:
             services.leases.end(member)
             raise
@@ -276,7 +284,7 @@ class Admission:
         """What is new of a run, again and again until it has ended; looks after its owner meanwhile."""
         services = self._services
         notice = services.notices.subscribe(run)
-        nowhere = 0
+        nowhere, pause_s = 0, _FIRST_LOOK_S
         try:
             while True:
                 state, logged = await services.events.read(session, run, after)
@@ -287,33 +295,45 @@ class Admission:
                     return
                 after = max(after, state.log)
                 # Neither live nor in line, twice: deleted, or its place in the line has lapsed.
-                nowhere = nowhere + 1 if state.live_run != run and not state.in_line else 0
+                live = state.live
+                nowhere = nowhere + 1 if (live is None or live.run != run) and not state.in_line else 0
                 if nowhere > 1:
                     return
-                if not await _heard(notice, _POLL_S) and state.live_run:
-                    await self._look_after(session, state.live_run, state.live_token)
+                if not await _heard(notice, pause_s) and live is not None:
+                    await self._look_after(session, live)
+                pause_s = _POLL_S
         finally:
             services.notices.unsubscribe(run, notice)
 
-    async def _look_after(self, session: SessionKeys, run: str, token: str) -> None:
-        """Claim a run whose owner's lease has run out, and go on with it here."""
-        if not run or not token:
-            return
+    async def _look_after(self, session: SessionKeys, owner: Owner) -> None:
+        """Claim a run whose owner is gone, and go on with it here."""
         services = self._services
-        left_ms = await services.leases.left_ms(lease_member(session, run, token))
-        if left_ms > 0:
+        theirs = lease_member(session, owner.run, owner.token)
+        early = await services.leases.left_ms(theirs) > 0
+        if early and not await self._vanished(owner.pod):
             return
-        mine = new_id()
-        member = lease_member(session, run, mine)
-        await services.leases.entering(member)
-        owned = await services.sessions.claim(session, run, token, mine)
-        services.leases.end(lease_member(session, run, token))
+        token = new_id()
+        mine = lease_member(session, owner.run, token)
+        await services.leases.entering(mine)
+        owned = await services.sessions.claim(session, owner, token, early=early)
         if owned is None:
-            services.leases.end(member)
+            services.leases.end(mine)
             return
+        services.leases.end(theirs)
         self._count("claimed")
-        log.info("claimed run %s, attempt %d", run, owned.attempt)
-        self.run_in_background(Place(session, run, owned))
+        log.info("claimed run %s, attempt %d", owner.run, owned.attempt)
+        self.run_in_background(Place(session, owner.run, owned))
+
+    async def _vanished(self, pod: str) -> bool:
+        """Whether a pod has not been listening for a while. It may live all the same: then its fence stops it."""
+        now = time.monotonic()
+        since, looked = self._silent.pop(pod, (now, now))
+        if pod == self._services.config.pod or await self._services.notices.listening(pod):
+            return False
+        if now - looked > 2 * _POLL_S:
+            since = now  # nobody looked for a while: what was seen then says nothing about the time between
+        self._silent[pod] = (since, now)
+        return now - since >= _SILENCE_S
 
     def _count(self, outcome: str) -> None:
         self._services.telemetry.begins.labels(outcome).inc()

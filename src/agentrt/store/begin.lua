@@ -2,9 +2,9 @@
 -- KEYS session run runs
 -- ARGV v tenant session_id user agent run_id token pod fp by_key create policy retried parent wait_ms waiters_max ttl input request
 -- returns {'owned', fence, seq, rev, attempt, user, metadata}
---         {'joined', run id, owner token}     the run lives: follow it; its owner's lease says whether it really does
---         {'waiting', run id, live run, owner token}
---         {'busy', live run, owner token}     refused by policy, or the line is full
+--         {'joined', run id, owner token, owner's pod}   the run lives: follow it; the lease says whether it really does
+--         {'waiting', run id, live run, owner token, owner's pod}
+--         {'busy', live run, owner token, owner's pod}   refused by policy, or the line is full
 --         {'ended', run id}                   the run has ended: replay its result
 --         {'conflict'} same id, other body    {'missing'} no such session      {'fork'} the parent is not the tail
 --         {'newer', v} {'older', v} other schema version       {'foreign'} the key holds another tenant's state
@@ -13,8 +13,8 @@
 -- INCLUDE waiters.lua
 
 local s = redis.call('HMGET', session, 'v', 'tenant', 'owner', 'fence', 'run', 'run_fp', 'waiters', 'seq', 'rev',
-  'head', 'last_fp', 'last_end', 'user', 'metadata', 'last_run')
-local sv, owner, fence, live, live_fp = s[1], s[3], s[4], s[5] or '', s[6]
+  'head', 'last_fp', 'last_end', 'user', 'metadata', 'last_run', 'pod')
+local sv, owner, fence, live, live_fp, live_pod = s[1], s[3], s[4], s[5] or '', s[6], s[16] or ''
 local r = redis.call('HMGET', run, 'status', 'fp', 'attempt', 'retry', 'n_items', 'first')
 local status = r[1]
 local now = now_ms()
@@ -38,12 +38,12 @@ if not mine then
       local tail = s[10] == run_id and tonumber(s[8]) == tonumber(r[6]) + tonumber(r[5] or 0)
       if r[4] ~= '1' or not tail then return {'ended', run_id} end
     elseif live == run_id then
-      return {'joined', run_id, owner}
+      return {'joined', run_id, owner, live_pod}
     end
   end
   -- The same message by its fingerprint: live, waiting, or just ended and said to be a retry.
   if by_key == '0' and not status and sv then
-    if live ~= '' and live_fp == fp then return {'joined', live, owner} end
+    if live ~= '' and live_fp == fp then return {'joined', live, owner, live_pod} end
     if not waiting and live == '' and retried == '1' and s[11] == fp and now - tonumber(s[12] or 0) <= 60000 then
       return {'ended', s[15]}
     end
@@ -55,17 +55,17 @@ if not mine then
   end
   if sv and owner and owner ~= '' then
     if waiting then
-      if waiting[5] == 1 and waiting[2] ~= token then return {'joined', waiting[1], waiting[2]} end
+      if waiting[5] == 1 and waiting[2] ~= token then return {'joined', waiting[1], waiting[2], waiting[4]} end
       waiting[2], waiting[4], waiting[5], waiting[6] = token, pod, 1, now + wait_ms
     else
-      if policy ~= 'wait' or #list >= tonumber(waiters_max) then return {'busy', live, owner} end
+      if policy ~= 'wait' or #list >= tonumber(waiters_max) then return {'busy', live, owner, live_pod} end
       waiting = {run_id, token, fp, pod, 1, now + wait_ms}
       list[#list + 1] = waiting
       redis.call('HSET', run, 'status', 'waiting', 'fp', fp, 'input', input, 'request', request, 'created', now, 'log', -1)
       redis.call('EXPIRE', run, ttl)
     end
     write_waiters(session, list)
-    return {'waiting', waiting[1], live, owner}
+    return {'waiting', waiting[1], live, owner, live_pod}
   end
   -- Idle. A place in the line that was kept for this very message is used up by now.
   if waiting then
@@ -73,8 +73,8 @@ if not mine then
     write_waiters(session, list)
     if waiting[1] ~= run_id then
       -- The caller must come back under the id that its message already has.
-      redis.call('HSET', session, 'owner', token, 'run', waiting[1], 'run_fp', fp, 'fence', mint(fence))
-      return {'waiting', waiting[1], waiting[1], token}
+      redis.call('HSET', session, 'owner', token, 'pod', pod, 'run', waiting[1], 'run_fp', fp, 'fence', mint(fence))
+      return {'waiting', waiting[1], waiting[1], token, pod}
     end
   end
 end
@@ -86,7 +86,7 @@ if not sv then
 end
 if not mine then
   fence = mint(fence)
-  redis.call('HSET', session, 'owner', token, 'run', run_id, 'run_fp', fp, 'fence', fence)
+  redis.call('HSET', session, 'owner', token, 'pod', pod, 'run', run_id, 'run_fp', fp, 'fence', fence)
 end
 local attempt = tonumber(r[3] or 0)
 local kept = redis.call('HGET', run, 'token')

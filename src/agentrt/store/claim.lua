@@ -1,8 +1,9 @@
 -- claim: displace the owner of a run whose lease has run out; the only script that does
--- KEYS session run
--- ARGV v session_id run_id old_token token pod
+-- KEYS session run effects
+-- ARGV v session_id run_id old_token token pod early
+-- early: '1' before the lease has run out, because the owner's pod seems gone; refused while an intent is open
 -- returns {'claimed', fence, seq, rev, attempt, user, metadata} | {'lost'} another owner, or idle again
---         {'missing'} | {'newer', v} | {'older', v}
+--         {'intents'} too early | {'missing'} | {'newer', v} | {'older', v}
 -- Compare and set on the owner's token: of many claimants one wins; the winner's second sending is answered alike.
 -- INCLUDE ownership.lua
 
@@ -14,9 +15,15 @@ local attempt = tonumber(redis.call('HGET', run, 'attempt') or 0)
 if s[2] == token then return {'claimed', s[3], s[5], s[6], attempt, s[7] or '', s[8] or '{}'} end
 if s[2] ~= old_token then return {'lost'} end
 
+if early == '1' then
+  for _, field in ipairs(redis.call('HKEYS', effects)) do
+    if string.sub(field, -1) == '@' then return {'intents'} end
+  end
+end
+
 local fence = mint(s[3])
 local r = redis.call('HMGET', run, 'first', 'status')
-redis.call('HSET', session, 'owner', token, 'fence', fence)
+redis.call('HSET', session, 'owner', token, 'pod', pod, 'fence', fence)
 redis.call('HSET', run, 'status', 'running', 'token', token, 'fence', fence, 'pod', pod, 'attempt', attempt + 1)
 -- A granted waiter whose pod died before its first read has no first item yet.
 if not r[1] then redis.call('HSET', run, 'first', s[5]) end

@@ -8,7 +8,7 @@ import orjson
 
 from agentrt.store.connection import Redis, Unit
 from agentrt.store.keys import SessionKeys
-from agentrt.store.ownership import StoreConfig
+from agentrt.store.ownership import Owner, StoreConfig
 
 __all__ = ["Events", "RunState"]
 
@@ -21,9 +21,8 @@ class RunState:
     log: int
     result: bytes
     retry: bool
-    live_run: str
-    """The run that the session is working on, and its owner's token; empty when it is idle or gone."""
-    live_token: str
+    live: Owner | None
+    """Who works on the session; None when it is idle or gone."""
     in_line: bool
     """Whether the run waits for its turn."""
 
@@ -44,8 +43,8 @@ class Events:
         run = keys.run(run_id)
         unit = Unit(keys.tag).call(self._redis.scripts["follow"], (run.hash,), pod=self._pod)
         unit.command("XRANGE", run.events, f"({after + 1}" if after >= 0 else "-", "+")
-        unit.command("HMGET", keys.hash, "run", "owner", "waiters")
-        reply, entries, (live, owner, waiters) = await self._redis.execute(unit)
+        unit.command("HMGET", keys.hash, "run", "owner", "pod", "waiters")
+        reply, entries, (live, owner, pod, waiters) = await self._redis.execute(unit)
         if reply[0] == b"missing":
             return None, []
         state = RunState(
@@ -53,8 +52,7 @@ class Events:
             log=int(reply[1]),
             result=reply[2],
             retry=reply[3] == b"1",
-            live_run=(live or b"").decode(),
-            live_token=(owner or b"").decode(),
+            live=Owner(live.decode(), owner.decode(), (pod or b"").decode()) if live and owner else None,
             in_line=bool(waiters) and any(waiter[0] == run_id for waiter in orjson.loads(waiters)),
         )
         frames: list[bytes] = []

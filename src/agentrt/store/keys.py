@@ -10,7 +10,7 @@ session TTL (`AGENTRT_SESSION_TTL_S`) from the last begin, commit or append, and
       v            schema version, 1                          tenant, user   who owns the data
       agent        the agent of the newest run                created, updated   ms since the epoch, Redis time
       rev          bumped by every commit, append, delete      seq            number of items ever written = LLEN items
-      owner        token of the owner, empty when idle         fence          last fence minted; never expires alone
+      owner, pod   token and pod of the owner; empty when idle  fence         last fence minted; never expires alone
       run, run_fp  the active run and its fingerprint          head           the newest committed run
       waiters      JSON [[run, token, fp, pod, present 0/1, until ms], ...], first in first out; empty for none
       last_run, last_fp, last_end   the run that ended last, its fingerprint, when (ms)

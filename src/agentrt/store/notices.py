@@ -9,7 +9,7 @@ import orjson
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
-from agentrt.store.connection import RedisOptions, new_pool
+from agentrt.store.connection import Redis, RedisOptions, Unit, new_pool
 from agentrt.store.keys import pod_channel
 
 __all__ = ["Notices"]
@@ -21,7 +21,8 @@ _READ_S = 5.0
 class Notices:
     """Listens on this pod's channel and wakes whoever waits for a (session, run)."""
 
-    def __init__(self, options: RedisOptions, pod: str) -> None:
+    def __init__(self, redis: Redis, options: RedisOptions, pod: str) -> None:
+        self._redis = redis
         self._options = options
         self._channel = pod_channel(pod)
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
@@ -52,6 +53,12 @@ class Notices:
         if not events:
             del self._waiting[run]
 
+    async def listening(self, pod: str) -> bool:
+        """Whether a pod's own subscription stands. A killed pod's is gone at once, long before its leases run out."""
+        channel = pod_channel(pod)
+        reply = (await self._redis.execute(Unit(channel.encode()).command("PUBSUB", "NUMSUB", channel)))[0]
+        return int(reply[1]) > 0
+
     def _wake(self, data: bytes) -> None:
         kind, _session, run = orjson.loads(data)
         if kind == "cancel":
@@ -60,11 +67,13 @@ class Notices:
             event.set()
 
     async def _listen(self) -> None:
+        pause_s = 0.0
         while True:
             pool = new_pool(self._options)
             pubsub = PubSub(pool)
             try:
                 await pubsub.subscribe(self._channel)
+                pause_s = 0.0
                 while True:
                     message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=_READ_S)
                     if message is not None:
@@ -76,7 +85,8 @@ class Notices:
                 for events in self._waiting.values():
                     for event in events:
                         event.set()
-                await asyncio.sleep(_RECONNECT_S)
+                await asyncio.sleep(pause_s)
+                pause_s = _RECONNECT_S  # the first time at once: others take silence for death
             finally:
                 await pubsub.aclose()  # type: ignore[no-untyped-call]
                 await pool.disconnect()

@@ -11,7 +11,7 @@ from agentrt.errors import ForeignState, OwnershipLost, SchemaNewer, ScriptError
 from agentrt.records import Item
 from agentrt.store.keys import RunKeys, SessionKeys, lease_member
 
-__all__ = ["Owned", "StoreConfig", "check_guarded", "decode_window", "unexpected"]
+__all__ = ["Owned", "Owner", "StoreConfig", "check_guarded", "decode_window", "unexpected"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,15 @@ class StoreConfig:
     wait_ms: int = 20_000
     waiters_max: int = 64
     window_items: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who works on a session's active run, as others see it."""
+
+    run: str
+    token: str
+    pod: str
 
 
 @dataclass(slots=True)

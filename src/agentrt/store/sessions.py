@@ -14,6 +14,7 @@ from agentrt.store.connection import Redis, Unit
 from agentrt.store.keys import RunKeys, SessionKeys
 from agentrt.store.ownership import (
     Owned,
+    Owner,
     StoreConfig,
     check_guarded,
     decode_metadata,
@@ -63,10 +64,10 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """The message is a run already, live or waiting, under `token`'s lease."""
+    """The message is a run already: `owner` is the one that works on it or waits with it."""
 
     run: str
-    token: str
+    owner: Owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +75,14 @@ class Waiting:
     """A place in the line, behind the live run."""
 
     run: str
-    live_run: str
-    live_token: str
+    live: Owner
 
 
 @dataclass(frozen=True, slots=True)
 class Busy:
     """Refused: another message is being worked on."""
 
-    live_run: str
-    live_token: str
+    live: Owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,11 +179,11 @@ class Sessions:
         status, rest = reply[0], [part.decode() for part in reply[1:]]
         match status:
             case b"joined":
-                return Joined(rest[0], rest[1])
+                return Joined(rest[0], Owner(rest[0], rest[1], rest[2]))
             case b"waiting":
-                return Waiting(rest[0], rest[1], rest[2])
+                return Waiting(rest[0], Owner(*rest[1:]))
             case b"busy":
-                return Busy(rest[0], rest[1])
+                return Busy(Owner(*rest))
             case b"ended":
                 return Ended(rest[0])
             case b"conflict":
@@ -210,22 +209,27 @@ class Sessions:
             decode_window(window),
         )
 
-    async def claim(self, keys: SessionKeys, run_id: str, old_token: str, token: str) -> Owned | None:
-        """Displace an owner whose lease has run out. None: somebody else did, or the run has ended by now."""
+    async def claim(self, keys: SessionKeys, owner: Owner, token: str, *, early: bool = False) -> Owned | None:
+        """Displace an owner whose lease has run out. None: somebody else did, or the run has ended by now.
+
+        `early`: its lease lives, but its pod seems gone. Refused (None) while one of its effects may be under way.
+        """
+        run_id = owner.run
         run = keys.run(run_id)
         unit = Unit(keys.tag).call(
             self._claim,
-            (keys.hash, run.hash),
+            (keys.hash, run.hash, run.effects),
             v=SCHEMA_VERSION,
             session_id=keys.id,
             run_id=run_id,
-            old_token=old_token,
+            old_token=owner.token,
             token=token,
             pod=self._config.pod,
+            early=int(early),
         )
         unit.command("LRANGE", keys.items, -self._config.window_items, -1)
         reply, window = await self._redis.execute(unit)
-        if reply[0] in {b"lost", b"missing"}:
+        if reply[0] in {b"lost", b"missing", b"intents"}:
             return None
         if reply[0] != b"claimed":
             raise unexpected(reply, f"claim {run_id}")

@@ -26,7 +26,7 @@ local function grant(session, session_id, fence, list, now)
     if w[5] == 1 then
       table.remove(list, i)
       write_waiters(session, list)
-      redis.call('HSET', session, 'owner', w[2], 'run', w[1], 'run_fp', w[3], 'fence', mint(fence))
+      redis.call('HSET', session, 'owner', w[2], 'pod', w[4], 'run', w[1], 'run_fp', w[3], 'fence', mint(fence))
       redis.call('PUBLISH', 'agentrt:pod:' .. w[4], cjson.encode({'granted', session_id, w[1]}))
       return w[1]
     end

@@ -1,0 +1,67 @@
+# make run    a private Redis and PODS pods on 127.0.0.1:PORT, in the foreground; Ctrl-C stops everything
+# make test   every test that needs no root, and the coverage
+# make check  ruff, mypy, import-linter
+# make bench  the load test that docs/operations.md reads from
+# make setup  what all of them rest on: .venv, from requirements.lock
+# make lock   pin anew what pyproject.toml asks for (make lock UPGRADE=--upgrade: the newest of everything)
+# make clean  remove what these made; the data in .agentrt stay
+#
+# `make run` takes AGENTRT_* from the environment or the command line, among them AGENTRT_REDIS_URL (use that
+# Redis, start none) and AGENTRT_DATA_DIR (.agentrt).
+
+PYTHON ?= python3
+PORT ?= 8000
+PODS ?= 2
+AGENT ?= agentrt.demo:agents
+COVERAGE_MIN ?= 80
+PYTEST_ARGS ?=
+UPGRADE ?=
+
+BIN := .venv/bin
+UV := .venv/uv
+
+.PHONY: setup run test check bench lock clean
+
+setup: .venv/.stamp
+
+.venv/.stamp: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "agentrt needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
+	       "name another one, e.g. make setup PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+# exec: the supervisor takes the shell's place, so that a signal has one process to reach.
+run: setup
+	@exec $(BIN)/agentrt dev --port $(PORT) --pods $(PODS) $(AGENT)
+
+test: setup
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --fail-under=$(COVERAGE_MIN)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python -m loadtest.bench
+
+# uv in an environment of its own: it resolves for all platforms at once, which pip cannot.
+lock: setup
+	$(PYTHON) -m venv $(UV)
+	$(UV)/bin/pip install --quiet --disable-pip-version-check uv
+	$(UV)/bin/uv pip compile --no-config --universal --python-version 3.11 --generate-hashes --extra dev \
+	  --no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet $(UPGRADE) \
+	  --output-file requirements.lock pyproject.toml
+	rm -rf $(UV)
+
+clean:
+	rm -rf .venv .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
+	  build dist
+	find src tests loadtest -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,188 @@
+"""What is measured: a floor process and a pod, each on one core, with conversations of a given length made for a slice.
+
+Both keep items of about 300 bytes. The pod gets its conversations through its own API, as a client would make them.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from typing import Any, Protocol
+
+import orjson
+import redis
+from tests.harness.pod import Pod
+from tests.harness.redis_server import free_port
+
+from loadtest.driver import ROOT
+from loadtest.floor import floor_keys, message
+
+__all__ = ["LOAD_CORE", "SERVER_CORE", "TEXT", "AgentrtPod", "FloorProcess", "Server", "on_core"]
+
+TEXT = "x" * 130
+"""What the user says in every turn; with its JSON around it an item of about 300 bytes."""
+_CHUNK = 500
+"""Items in one request; a pod takes up to 512."""
+
+
+def _cores() -> tuple[int | None, int | None]:
+    cores = sorted(os.sched_getaffinity(0))
+    return (cores[-1], cores[0]) if len(cores) > 1 else (None, None)
+
+
+SERVER_CORE, LOAD_CORE = _cores()
+"""One core for the server that is measured; another one for Redis, the driver and this process. None: there is only
+one core, for all."""
+
+
+@contextmanager
+def on_core(core: int | None) -> Iterator[None]:
+    """What is started within runs on that core, with all its threads, for good."""
+    before = os.sched_getaffinity(0)
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+class Server(Protocol):
+    """Something that answers turns."""
+
+    name: str
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def port(self) -> int: ...
+
+    def prefill(self, count: int, items: int) -> list[str]:
+        """Make `count` conversations of `items` items; returns their names."""
+        ...
+
+    def sent(self) -> tuple[float, float] | None:
+        """(units, writes) to Redis since the start, as the server counts them; None where it does not."""
+        ...
+
+    def stop(self) -> None: ...
+
+
+class FloorProcess:
+    """The floor in a process of its own."""
+
+    name = "floor"
+
+    def __init__(self, redis_url: str, direct: redis.Redis) -> None:
+        self.port = free_port()
+        self._redis = direct
+        command = [sys.executable, "-m", "loadtest.floor", "--port", str(self.port), "--redis-url", redis_url]
+        self._process = subprocess.Popen(command, cwd=ROOT)
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            except OSError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    self.stop()
+                    raise RuntimeError("the floor did not start") from None
+                time.sleep(0.02)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def prefill(self, count: int, items: int) -> list[str]:
+        names = [f"conv_{secrets.token_hex(11)}" for _ in range(count)]
+        for name in names:
+            header, history = floor_keys(name)
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.hset(header, mapping={"id": name, "tenant": "dev", "created": int(time.time()), "rev": 0})
+            for start in range(0, items, _CHUNK):
+                pipe.rpush(history, *_stored(start, min(items, start + _CHUNK)))
+            pipe.execute()
+        return names
+
+    def sent(self) -> None:
+        return None
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+
+class AgentrtPod:
+    """`agentrt serve` with the demo agents, as in production."""
+
+    def __init__(self, redis_url: str, *, window: int | None = None) -> None:
+        self.name = "agentrt"
+        env = {} if window is None else {"AGENTRT_WINDOW_ITEMS": str(window)}
+        self._pod = Pod(redis_url, name="bench", env=env)
+        try:
+            self._pod.start()
+        except BaseException:
+            self.stop()
+            raise
+        self._http = HTTPConnection("127.0.0.1", self._pod.port, timeout=20)
+
+    @property
+    def pid(self) -> int:
+        return self._pod.pid
+
+    @property
+    def port(self) -> int:
+        return self._pod.port
+
+    def prefill(self, count: int, items: int) -> list[str]:
+        chunks = [_asked(start, min(items, start + _CHUNK)) for start in range(0, items, _CHUNK)]
+        names = []
+        for _ in range(count):
+            name = orjson.loads(self._post("/v1/conversations", chunks[0]))["id"]
+            for chunk in chunks[1:]:
+                self._post(f"/v1/conversations/{name}/items", chunk)
+            names.append(name)
+        return names
+
+    def sent(self) -> tuple[float, float]:
+        self._http.request("GET", "/metrics")
+        rows = [line.split() for line in self._http.getresponse().read().decode().splitlines() if line[:1] != "#"]
+        values = {row[0]: float(row[1]) for row in rows if len(row) == 2}
+        return values["agentrt_redis_units_total"], values["agentrt_redis_writes_total"]
+
+    def _post(self, path: str, body: bytes) -> bytes:
+        self._http.request("POST", path, body, {"content-type": "application/json", "authorization": "Bearer bench"})
+        response = self._http.getresponse()
+        data = response.read()
+        if response.status != 200:
+            raise RuntimeError(f"POST {path}: {response.status} {data[:300].decode()}")
+        return data
+
+    def stop(self) -> None:
+        self._pod.stop()
+
+
+def _role(number: int) -> str:
+    return "assistant" if number % 2 else "user"
+
+
+def _stored(start: int, end: int) -> Sequence[bytes]:
+    return [message(_role(number), TEXT) for number in range(start, end)]
+
+
+def _asked(start: int, end: int) -> bytes:
+    items: list[dict[str, Any]] = [{"role": _role(number), "content": TEXT} for number in range(start, end)]
+    return orjson.dumps({"items": items})

@@ -1,0 +1,73 @@
+"""Agents for tests: slow enough to be killed in the middle, with tools whose effects leave rows in the demo's world."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable
+
+from agentrt.agent import Agent, Effect, ToolContext
+from agentrt.demo import _find, _happen
+from agentrt.models.base import ModelEvent, ModelRequest, TextDelta, ToolCall
+from agentrt.models.scripted import SCRIPTS, last_user_text
+from agentrt.tools.function import tool
+
+
+def slow(request: ModelRequest) -> Iterable[ModelEvent | float]:
+    """`echo: <text>`, word by word, 50 ms apart."""
+    for word in re.findall(r"\S+\s*", f"echo: {last_user_text(request.items)}"):
+        yield 0.05
+        yield TextDelta(word)
+
+
+def worker(request: ModelRequest) -> Iterable[ModelEvent | float]:
+    """Calls the tools that the user names (`book note read`), all in one step, then says how they ended."""
+    last = request.items[-1]
+    yield 0.05
+    if last.type == "mcp_call":
+        done = [item for item in request.items if item.type == "mcp_call" and item.private.get("step") == 0]
+        calls = done[-len(last_user_text(request.items).split()) :]
+        yield TextDelta(" ".join(str(item.data["output"] or item.data["error"]) for item in calls))
+        return
+    for number, name in enumerate(last_user_text(request.items).split()):
+        yield ToolCall(f"call-{number}", name, "{}")
+
+
+@tool(timeout=60)
+async def book(ctx: ToolContext) -> str:
+    """Book once, at most."""
+    await asyncio.sleep(0.05)
+    number = await asyncio.to_thread(_happen, ctx, "")
+    await asyncio.sleep(0.05)
+    return f"booked-{number}"
+
+
+@book.reconcile(conclusive=True)
+def find_booking(ctx: ToolContext) -> str | None:
+    """Ask the world."""
+    number = _find(ctx.idempotency_key)
+    return None if number is None else f"booked-{number}"
+
+
+@tool(effect=Effect.IDEMPOTENT)
+async def note(ctx: ToolContext) -> str:
+    """Note once; the world deduplicates by key."""
+    known = await asyncio.to_thread(_find, ctx.idempotency_key)
+    number = known if known is not None else await asyncio.to_thread(_happen, ctx, "")
+    return f"noted-{number}"
+
+
+@tool(effect=Effect.READ_ONLY)
+async def read() -> str:
+    """Read something."""
+    return "read"
+
+
+SCRIPTS["slow"] = slow
+SCRIPTS["worker"] = worker
+
+agents = [
+    Agent("echo", model="scripted:echo"),
+    Agent("slow", model="scripted:slow"),
+    Agent("worker", model="scripted:worker", tools=[book, note, read]),
+]
