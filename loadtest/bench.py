@@ -144,16 +144,9 @@ def run(plan: Plan, on_slice: Callable[[str], None]) -> report.Results:
         }
         with bench.redis.client() as client:
             version = str(client.info("server")["redis_version"])
-        return report.Results(
-            slices,
-            HISTORIES,
-            bench.flatness(flat),
-            EQUAL_WINDOW,
-            waits,
-            version,
-            plan.rounds,
-            time.monotonic() - started,
-        )
+        flatness = bench.flatness(flat)
+        seconds = time.monotonic() - started
+        return report.Results(slices, HISTORIES, flatness, EQUAL_WINDOW, waits, version, plan.rounds, seconds)
 
 
 def main() -> None:

@@ -146,8 +146,8 @@ two redis-py pipelines a turn and has none of the safety (`loadtest/floor.py`). 
 newest 50. The server has one core; Redis and the load have the other one. Floor and pod are measured in turns, slice by
 slice; a ratio is the median of the ratios of neighbouring slices, so it holds where the absolute numbers do not.
 
-Waits are counted by holding back every reply of Redis for 20 ms: a turn gets longer by that time for each wait. Reads by
-Redis are more than that, because the lease is ended by a write that nobody waits for.
+Waits are counted by holding back every reply of Redis for 20 ms: a turn gets longer by that time for each wait. Reads
+by Redis are more than that, because the lease is ended by a write that nobody waits for.
 
 {tables}
 """

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from typing import Any, Protocol
 
@@ -137,7 +137,6 @@ class AgentrtPod:
         except BaseException:
             self.stop()
             raise
-        self._http = HTTPConnection("127.0.0.1", self._pod.port, timeout=20)
 
     @property
     def pid(self) -> int:
@@ -150,29 +149,32 @@ class AgentrtPod:
     def prefill(self, count: int, items: int) -> list[str]:
         chunks = [_asked(start, min(items, start + _CHUNK)) for start in range(0, items, _CHUNK)]
         names = []
-        for _ in range(count):
-            name = orjson.loads(self._post("/v1/conversations", chunks[0]))["id"]
-            for chunk in chunks[1:]:
-                self._post(f"/v1/conversations/{name}/items", chunk)
-            names.append(name)
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=20)) as http:
+            for _ in range(count):
+                name = orjson.loads(_post(http, "/v1/conversations", chunks[0]))["id"]
+                for chunk in chunks[1:]:
+                    _post(http, f"/v1/conversations/{name}/items", chunk)
+                names.append(name)
         return names
 
     def sent(self) -> tuple[float, float]:
-        self._http.request("GET", "/metrics")
-        rows = [line.split() for line in self._http.getresponse().read().decode().splitlines() if line[:1] != "#"]
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=20)) as http:
+            http.request("GET", "/metrics")
+            rows = [line.split() for line in http.getresponse().read().decode().splitlines() if line[:1] != "#"]
         values = {row[0]: float(row[1]) for row in rows if len(row) == 2}
         return values["agentrt_redis_units_total"], values["agentrt_redis_writes_total"]
 
-    def _post(self, path: str, body: bytes) -> bytes:
-        self._http.request("POST", path, body, {"content-type": "application/json", "authorization": "Bearer bench"})
-        response = self._http.getresponse()
-        data = response.read()
-        if response.status != 200:
-            raise RuntimeError(f"POST {path}: {response.status} {data[:300].decode()}")
-        return data
-
     def stop(self) -> None:
         self._pod.stop()
+
+
+def _post(http: HTTPConnection, path: str, body: bytes) -> bytes:
+    http.request("POST", path, body, {"content-type": "application/json", "authorization": "Bearer bench"})
+    response = http.getresponse()
+    data = response.read()
+    if response.status != 200:
+        raise RuntimeError(f"POST {path}: {response.status} {data[:300].decode()}")
+    return data
 
 
 def _role(number: int) -> str:
