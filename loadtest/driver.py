@@ -37,8 +37,6 @@ class Slice:
     conversations: Sequence[Sequence[str]]
     turns: int
     text: str
-    pause_s: float = 0.0
-    """Between an answer and the next request of the same connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +150,7 @@ def _requests(load: dict[str, Any], conversations: Sequence[str]) -> list[bytes]
     return requests
 
 
-def _run(connections: Sequence[_Connection], pause_s: float) -> dict[str, Any]:
+def _run(connections: Sequence[_Connection]) -> dict[str, Any]:
     by_number = {connection.socket.fileno(): connection for connection in connections}
     clock, latencies = time.perf_counter, []
     open_ones = len(connections)
@@ -175,9 +173,6 @@ def _run(connections: Sequence[_Connection], pause_s: float) -> dict[str, Any]:
                 if not connection.requests:
                     open_ones -= 1
                     continue
-                if pause_s:  # only ever used with one connection
-                    time.sleep(pause_s)
-                    now = clock()
                 connection.ask(now)
         return {"seconds": clock() - started, "latencies_us": latencies}
 
@@ -192,7 +187,7 @@ def _serve() -> None:
             connections = [_Connection(load["port"], _requests(load, part)) for part in load["conversations"]]
             print(json.dumps("ready"), flush=True)
             sys.stdin.readline()
-            answer = _run(connections, load["pause_s"])
+            answer = _run(connections)
         except (OSError, RuntimeError) as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         finally:

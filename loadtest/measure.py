@@ -37,7 +37,6 @@ class Shape:
     concurrency: int
     turns: int
     history: int
-    pause_s: float = 0.0
 
     @property
     def turns_each(self) -> int:
@@ -67,7 +66,7 @@ def measure(server: Server, driver: Driver, client: redis.Redis, redis_pid: int,
     """Prefill, run one slice, and return what a turn of it cost. Redis has to be the bench's own."""
     names = server.prefill(shape.concurrency * shape.conversations_each, shape.history)
     each = [names[number :: shape.concurrency] for number in range(shape.concurrency)]
-    driver.prepare(Slice(server.port, each, shape.turns_each, TEXT, shape.pause_s))
+    driver.prepare(Slice(server.port, each, shape.turns_each, TEXT))
     sent = server.sent()
     info = _counters(client)
     cpu, redis_cpu = tree_cpu_s(server.pid), tree_cpu_s(redis_pid)

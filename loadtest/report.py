@@ -35,7 +35,7 @@ _HEADLINE = 100
 @dataclass(frozen=True, slots=True)
 class Results:
     """A whole run. `slices`: by (concurrency, history) a (floor, agentrt) pair for each round; `flat`: for each round
-    one cost per history, all with a window of `flat_window` items; `waits`: by server."""
+    the costs with the shortest and the longest history, at a window of `flat_window`; `waits`: by server."""
 
     slices: Mapping[tuple[int, int], Sequence[Sequence[Cost]]]
     histories: Sequence[int]
@@ -43,7 +43,6 @@ class Results:
     flat_window: int
     waits: Mapping[str, float]
     redis_version: str
-    rounds: int
     seconds: float
 
     def ratios(self, metric: str, concurrency: int, history: int) -> list[float]:
@@ -112,10 +111,10 @@ def _cell(results: Results, metric: str, concurrency: int, history: int) -> str:
 def _flat(results: Results) -> str:
     first, last = results.histories[0], results.histories[-1]
     head = f"agentrt per turn, 16 at once, window of {results.flat_window}"
-    columns = [*(f"{history:,} items" for history in results.histories), f"{last:,} / {first:,}"]
+    columns = [f"{first:,} items", f"{last:,} items", f"{last:,} / {first:,}"]
     lines = [_row([head, *columns]), _rule(len(columns))]
     for metric, what in _METRICS.items():
-        values = [median(costs[n][metric] for costs in results.flat) for n in range(len(results.histories))]
+        values = [median(costs[n][metric] for costs in results.flat) for n in (0, 1)]
         lines.append(_row([what, *(_number(value) for value in values), f"{median(results.growth(metric)):.2f}"]))
     return "\n".join(lines)
 
@@ -146,8 +145,8 @@ two redis-py pipelines a turn and has none of the safety (`loadtest/floor.py`). 
 newest 50. The server has one core; Redis and the load have the other one. Floor and pod are measured in turns, slice by
 slice; a ratio is the median of the ratios of neighbouring slices, so it holds where the absolute numbers do not.
 
-Waits are counted by holding back every reply of Redis for 20 ms: a turn gets longer by that time for each wait. Reads
-by Redis are more than that, because the lease is ended by a write that nobody waits for.
+Waits are counted by making every reply of Redis late by 10 and by 30 ms: a turn gets longer by the difference for each
+wait. Reads by Redis may be more: the lease is ended by a write that nobody waits for.
 
 {tables}
 """
@@ -159,7 +158,7 @@ def page(results: Results, tables: str, command: str) -> str:
         command=f"{command} --write" if "loadtest" in command else ".venv/bin/python -m loadtest.bench --write",
         date=time.strftime("%Y-%m-%d", time.gmtime()),
         commit=_commit(),
-        rounds=results.rounds,
+        rounds=len(results.flat),
         seconds=results.seconds,
         machine=_machine(results.redis_version),
         tables=tables,

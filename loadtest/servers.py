@@ -73,7 +73,7 @@ class Server(Protocol):
         """(units, writes) to Redis since the start, as the server counts them; None where it does not."""
         ...
 
-    def stop(self) -> None: ...
+    def close(self) -> None: ...
 
 
 class FloorProcess:
@@ -93,7 +93,7 @@ class FloorProcess:
                 return
             except OSError:
                 if self._process.poll() is not None or time.monotonic() > deadline:
-                    self.stop()
+                    self.close()
                     raise RuntimeError("the floor did not start") from None
                 time.sleep(0.02)
 
@@ -115,7 +115,7 @@ class FloorProcess:
     def sent(self) -> None:
         return None
 
-    def stop(self) -> None:
+    def close(self) -> None:
         if self._process.poll() is None:
             self._process.terminate()
             try:
@@ -135,7 +135,7 @@ class AgentrtPod:
         try:
             self._pod.start()
         except BaseException:
-            self.stop()
+            self.close()
             raise
 
     @property
@@ -164,7 +164,7 @@ class AgentrtPod:
         values = {row[0]: float(row[1]) for row in rows if len(row) == 2}
         return values["agentrt_redis_units_total"], values["agentrt_redis_writes_total"]
 
-    def stop(self) -> None:
+    def close(self) -> None:
         self._pod.stop()
 
 

@@ -38,7 +38,7 @@ from agentrt.store.probe import Probe
 from agentrt.store.sessions import Sessions
 from agentrt.telemetry import Telemetry
 
-__all__ = ["create_app"]
+__all__ = ["build", "create_app"]
 
 log = logging.getLogger("agentrt.app")
 
@@ -86,7 +86,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            app.state.surface = await _build(stack, settings, by_name, keys, telemetry, models or {})
+            app.state.surface = await build(stack, settings, by_name, keys, telemetry, models or {})
             yield
 
     app = Starlette(
@@ -102,7 +102,7 @@ def create_app(
     return PodHeader(app, settings.pod, telemetry)
 
 
-async def _build(
+async def build(
     stack: AsyncExitStack,
     settings: Settings,
     agents: Mapping[str, Agent],

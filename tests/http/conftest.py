@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ssl
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
+import redis
 
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
+
+
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Spares every client the reading of the CA bundle, which takes longer than most tests."""
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +31,24 @@ def pods(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) ->
 def sink(pods: list[Pod]) -> Path:
     """The SQLite file in which the demo's effects leave their rows."""
     return Path(pods[0]._env["AGENTRT_DEMO_DB"])
+
+
+@pytest.fixture
+async def a(pods: list[Pod]) -> AsyncIterator[httpx2.AsyncClient]:
+    """A plain HTTP client of pod A."""
+    async with httpx2.AsyncClient(base_url=pods[0].url, timeout=30, verify=NO_TLS) as client:
+        yield client
+
+
+@pytest.fixture
+async def b(pods: list[Pod]) -> AsyncIterator[httpx2.AsyncClient]:
+    """A plain HTTP client of pod B."""
+    async with httpx2.AsyncClient(base_url=pods[1].url, timeout=30, verify=NO_TLS) as client:
+        yield client
+
+
+@pytest.fixture
+def store(redis_server: RedisServer) -> Iterator[redis.Redis]:
+    """The pods' Redis, for looking from outside."""
+    with redis_server.client() as client:
+        yield client

@@ -26,6 +26,7 @@ from agentrt.store.events import RunState
 from agentrt.store.keys import SessionKeys, lease_member, new_id
 from agentrt.store.ownership import Owned, Owner
 from agentrt.store.sessions import Begin, Busy, Conflict, Ended, Fork, Joined, Missing, Waiting
+from agentrt.tasks import end
 
 __all__ = ["Admission", "Locked", "NoSuchSession", "NotTheTail", "OtherBody", "Overloaded", "Place"]
 
@@ -100,9 +101,7 @@ class Admission:
 
     async def aclose(self) -> None:
         """Stop all runs of this pod where they are; their leases run out, and other pods go on with them."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(end(task) for task in list(self._tasks)))
 
     async def enter(self, want: Begin) -> Place:
         """Find the run of a message, waiting in line for as long as the settings allow.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from agentrt.errors import StoreError
 from agentrt.store.leases import Leases
+from agentrt.tasks import end
 
 __all__ = ["Heartbeat"]
 
@@ -29,9 +30,7 @@ class Heartbeat:
 
     async def aclose(self) -> None:
         """Stop beating; what is still held runs out by itself."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
 
     def hold(self, member: bytes, on_lost: Callable[[], None]) -> None:
         """Renew this lease from now on; `on_lost` is called when it was missing."""

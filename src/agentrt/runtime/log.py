@@ -63,13 +63,16 @@ class RunLog:
         self._timer: asyncio.Handle | None = None
         self._flushing: asyncio.Task[None] | None = None
         self._moved = asyncio.Event()
+        self._written = logged >= 0
+        """Whether a write of the log was ever begun: then the rest must follow, or the log would have no end."""
+        self._closed = False
         self.failure: OwnershipLost | None = None
         self.cancel_asked = False
 
     @property
     def shown(self) -> bool:
         """Whether anybody may have seen an event of this run."""
-        return self._listener is not None or self._logged >= 0 or self._flushing is not None
+        return self._listener is not None or self._written
 
     def add(self, kind: str, fields: dict[str, Any]) -> None:
         """Append an event. A value that is callable is called when the event is encoded."""
@@ -79,7 +82,7 @@ class RunLog:
         if self._listener is not None:
             self._undelivered.append(event)
             self._deliver()
-        if self._timer is None and self._flushing is None:
+        if self._timer is None and self._flushing is None and not self._closed:
             self._schedule()
 
     async def room(self) -> None:
@@ -111,7 +114,14 @@ class RunLog:
         self._deliver()
 
     def close(self) -> None:
-        """No more events."""
+        """No more writes of its own: what is not logged travels with the commit, also what is on its way now."""
+        self._closed = True
+        self._stop_timer()
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -131,8 +141,9 @@ class RunLog:
         self._timer = loop.call_soon(self._flush) if blocked else loop.call_later(_FLUSH_S, self._flush)
 
     def _flush(self) -> None:
-        self.close()
-        if self._flushing is None and self._unlogged:
+        self._stop_timer()
+        if self._flushing is None and self._unlogged and not self._closed:
+            self._written = True
             self._flushing = asyncio.get_running_loop().create_task(self._emit())
 
     async def _emit(self) -> None:
@@ -151,7 +162,7 @@ class RunLog:
             self.logged(batch.last)
         finally:
             self._flushing = None
-        if self._unlogged and self._timer is None:
+        if self._unlogged and self._timer is None and not self._closed:
             self._schedule()
 
     def _raise_failure(self) -> None:

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 
 from agentrt.store.probe import Probe
+from agentrt.tasks import end
 from agentrt.telemetry import Telemetry
 
 __all__ = ["Check", "Readiness"]
@@ -66,9 +67,7 @@ class Readiness:
 
     async def aclose(self) -> None:
         """Stop probing."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
         await self._probe.aclose()
 
     async def _watch(self) -> None:

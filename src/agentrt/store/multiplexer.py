@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import hiredis
 
 from agentrt.errors import OutcomeUnknown, StoreUnavailable
+from agentrt.tasks import end
 
 __all__ = ["Link", "Multiplexer", "MultiplexerLimits", "RedisReplyError", "Stats"]
 
@@ -180,12 +181,10 @@ class Multiplexer:
     async def aclose(self) -> None:
         """Close the connection; waiters get `OutcomeUnknown`."""
         self._closed = True
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.gather(self._connecting, return_exceptions=True)
+        await end(self._connecting)
+        link = self._link
         if self._wire is not None:
             self._lost(self._wire, ConnectionError("closed by this pod"))
-        link, self._link = self._link, None
         if link is not None:
             await link.close()
         self._changed.set()

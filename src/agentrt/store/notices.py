@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from agentrt.store.connection import Redis, RedisOptions, Unit, new_pool
 from agentrt.store.keys import pod_channel
+from agentrt.tasks import end
 
 __all__ = ["Notices"]
 
@@ -36,9 +37,7 @@ class Notices:
 
     async def aclose(self) -> None:
         """Stop listening."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
 
     def subscribe(self, run: str) -> asyncio.Event:
         """An event that is set whenever something is said about `run`; give it back with `unsubscribe`."""

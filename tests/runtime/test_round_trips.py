@@ -1,0 +1,46 @@
+"""How often a turn waits for Redis: twice, and twice more for each step with tools, whatever the number of calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+from agentrt.agent import Agent, Effect
+from agentrt.models.base import ModelEvent, ModelRequest, TextDelta, ToolCall
+from agentrt.tools.function import tool
+from tests.runtime.conftest import running
+
+
+@tool(effect=Effect.READ_ONLY)
+async def look() -> str:
+    """Look."""
+    return "seen"
+
+
+def stepping(steps: int, calls: int) -> object:
+    """A model that asks for `calls` calls in each of `steps` steps."""
+
+    def answer(request: ModelRequest) -> Iterable[ModelEvent]:
+        done = sum(item.type == "mcp_call" for item in request.items)
+        if done < steps * calls:
+            for number in range(calls):
+                yield ToolCall(f"call-{number}", "look", "{}")
+        else:
+            yield TextDelta("done")
+
+    return answer
+
+
+@pytest.mark.parametrize(("steps", "calls", "waits"), [(0, 0, 2), (1, 1, 4), (1, 8, 4), (3, 4, 8)])
+async def test_waits_for_redis(redis_url: str, steps: int, calls: int, waits: int) -> None:
+    """A turn without tools waits twice, a tool step adds two."""
+    agent = Agent("a", model="test:m", tools=[look])
+    async with running(redis_url, [agent], {"m": stepping(steps, calls)}) as runtime:  # type: ignore[dict-item]
+        await runtime.turn("a", "warm up: the scripts are loaded on first use")
+        before = runtime.writes
+        _, end = await runtime.turn("a", "hello")
+        assert end.status == "completed"
+        # `finish` of the warm-up and of this turn leave later, together with other writes; nobody waits for them.
+        unwaited = runtime.writes - before - waits
+        assert unwaited in {0, 1}
