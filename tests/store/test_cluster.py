@@ -1,0 +1,247 @@
+"""Every script on a Cluster of three masters: none touches two slots, none a key that it was not given."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack
+from typing import Any
+
+import pytest
+import redis as redis_py
+from redis.crc import key_slot
+
+from agentrt.errors import ScriptError
+from agentrt.records import Item
+from agentrt.store.connection import Redis, Sent, Unit
+from agentrt.store.journal import Batch
+from agentrt.store.keys import QueueKeys, SessionKeys, new_id
+from agentrt.store.scripts import Script, load_all
+from agentrt.store.sessions import Ended, Joined, Waiting
+from tests.harness.redis_server import RedisCluster
+from tests.store.stage import (
+    Store,
+    again,
+    connected,
+    dump,
+    ending,
+    lease_of,
+    message,
+    new_session,
+    old_header,
+    outcome_of,
+    planned,
+)
+
+MASTERS = 3
+
+
+def node_of(slot: bytes) -> int:
+    """The number of the master that owns what a unit names."""
+    return min(key_slot(slot) // (16384 // MASTERS), MASTERS - 1)
+
+
+class Routed:
+    """What the store's classes need of a `Redis`, each unit going to the master that owns its slot."""
+
+    def __init__(self, nodes: list[Redis]) -> None:
+        self._nodes = nodes
+        self.scripts = nodes[0].scripts
+        for node in nodes:
+            node.scripts = self.scripts
+
+    async def execute(self, unit: Unit) -> list[Any]:
+        return await self._nodes[node_of(unit.slot)].execute(unit)
+
+    def send(self, unit: Unit) -> Sent:
+        return self._nodes[node_of(unit.slot)].send(unit)
+
+    def post(self, unit: Unit) -> None:
+        self._nodes[node_of(unit.slot)].post(unit)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RedisCluster]:
+    with RedisCluster(MASTERS) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def masters(cluster: RedisCluster) -> Iterator[list[redis_py.Redis]]:
+    """Plain clients of the masters, which are empty."""
+    with ExitStack() as stack:
+        clients = [stack.enter_context(node.client()) for node in cluster.nodes]
+        for client in clients:
+            client.flushall()
+            client.config_resetstat()
+        yield clients
+
+
+@pytest.fixture
+async def routed(cluster: RedisCluster, masters: list[redis_py.Redis]) -> AsyncIterator[Routed]:
+    async with AsyncExitStack() as stack:
+        yield Routed([await stack.enter_async_context(connected(node.url)) for node in cluster.nodes])
+
+
+@pytest.fixture
+def store(routed: Routed) -> Store:
+    return Store(routed)  # type: ignore[arg-type]
+
+
+# --- which script touched what ----------------------------------------------------------------------------------------
+
+
+class Watcher:
+    """Reads MONITOR of a master: the keys that each script was given, and those it touched."""
+
+    WITHOUT_KEYS = frozenset({"TIME", "PUBLISH"})
+    ALL_KEYS = frozenset({"UNLINK", "DEL"})
+
+    def __init__(self, client: redis_py.Redis, names: dict[str, str]) -> None:
+        self._client = client
+        self._names = names
+        self._monitor = client.monitor().__enter__()
+        self.seen: set[str] = set()
+        self.undeclared: list[tuple[str, str]] = []
+
+    def read(self) -> Watcher:
+        """Everything up to now."""
+        marker = new_id()
+        with redis_py.Redis(port=self._client.get_connection_kwargs()["port"]) as other:
+            other.echo(marker)
+        name, declared = "", set[str]()
+        while True:
+            heard = self._monitor.next_command()
+            verb, *rest = heard["command"].split(" ")
+            verb = verb.upper()
+            if rest == [marker]:
+                self._monitor.connection.disconnect()
+                return self
+            if heard["client_type"] == "lua":
+                touched = [] if verb in self.WITHOUT_KEYS else rest if verb in self.ALL_KEYS else rest[:1]
+                self.undeclared += [(name, key) for key in touched if key not in declared]
+            elif verb == "EVALSHA":
+                name = self._names.get(rest[0], rest[0])
+                declared = set(rest[2 : 2 + int(rest[1])])
+                self.seen.add(name)
+
+
+def watch(masters: list[redis_py.Redis], scripts: dict[str, Script]) -> list[Watcher]:
+    names = {script.sha: name for name, script in scripts.items()}
+    return [Watcher(client, names) for client in masters]
+
+
+# --- a conversation that needs every script ---------------------------------------------------------------------------
+
+
+async def converse(store: Store, session: SessionKeys, client: redis_py.Redis) -> None:
+    """Every script of the store at least once, on one session."""
+    conversations, journal, leases = store.conversations, store.journal, store.leases
+    assert await conversations.create(session, op=new_id(), lines=(b'{"id":"0"}',)) is not None
+    assert await conversations.update(session, b'{"topic":"billing"}')
+    item = Item(b'{"id":"1"}')
+    assert (await conversations.append(session, new_id(), 1, [item])).outcome == "ok"
+    assert (await conversations.erase_item(session, 1, item)).outcome == "ok"
+
+    want = message(session, by_key=True)
+    entered = leases.entering(lease_of(want))
+    dead = await store.own(want)
+    await entered
+    assert dead.metadata == {"topic": "billing"}
+    assert isinstance(await store.begin(again(want)), Joined)
+    patient, leaving, cancelled = (message(session) for _ in range(3))
+    for waiter in (patient, leaving, cancelled):
+        assert isinstance(await store.begin(waiter), Waiting)
+    assert not await store.sessions.leave(session, leaving.run, leaving.token, 60_000)
+    assert await conversations.cancel(session, cancelled.run, b"{}") == "cancelled"
+
+    assert await leases.renew([dead.lease]) == []
+    assert await leases.left_ms(dead.lease) > 0
+    call, late = planned(dead, 0), planned(dead, 1)
+    await journal.plan(dead, 0, b"plan", [(call, True), (late, False)], Batch(0, b"event 0"))
+    owned = await store.claim(dead)
+    assert owned is not None
+    leases.end(dead.lease)
+    await journal.intend(owned, [late.key])
+    await journal.record(owned, "0", [(call.key, outcome_of()), (late.key, outcome_of())], Batch(1, b"event 1"))
+    state, _ = await store.events.read(session, want.run, -1)
+    assert state is not None
+    assert state.status == "running"
+    await journal.emit(owned, Batch(2, b"event 2"))
+    assert await store.sessions.commit(owned, ending(b'{"id":"2"}', last_event=3, events=b"event 3")) > 0
+    assert await store.begin(again(want)) == Ended(want.run)
+    _, frames = await store.events.read(session, want.run, 0)
+    assert frames == [b"event 1", b"event 2", b"event 3"]
+
+    granted = await store.own(patient)
+    assert [item.id for item in granted.window] == ["0", "2"]
+    await store.sessions.commit(granted, ending(b'{"id":"3"}'))
+    assert await conversations.delete_run(session, want.run) == "ok"
+    assert dump(client, session)["seq"] == "4"
+
+
+async def upgrade_one(store: Store, masters: list[redis_py.Redis]) -> None:
+    """A session of the version before."""
+    want = message(new_session(), create=False)
+    masters[node_of(want.session.tag)].hset(want.session.hash, mapping=old_header(want.session.tenant))
+    await store.own(want)
+
+
+async def test_the_whole_flow(store: Store, routed: Routed, masters: list[redis_py.Redis]) -> None:
+    """All scripts, on sessions of all three masters: nothing crosses a slot, and no undeclared key is touched."""
+    watchers = watch(masters, routed.scripts)
+    sessions: list[SessionKeys] = []
+    while {node_of(session.tag) for session in sessions} != set(range(MASTERS)) or len(sessions) < 9:
+        sessions.append(new_session(f"tenant-{len(sessions)}"))
+    for session in sessions:
+        await converse(store, session, masters[node_of(session.tag)])
+        await upgrade_one(store, masters)
+    for session in sessions:
+        assert await store.conversations.delete(session)
+    seen = [watcher.read() for watcher in watchers]
+    assert [watcher.undeclared for watcher in seen] == [[]] * MASTERS
+    assert set[str]().union(*(watcher.seen for watcher in seen)) == set(routed.scripts)
+    per_session = set(routed.scripts) - {"lease", "renew", "watch", "finish", "upgrade"}
+    assert all(watcher.seen >= per_session for watcher in seen)
+
+
+# --- negative controls ------------------------------------------------------------------------------------------------
+
+
+async def test_a_script_over_two_slots_fails(store: Store, routed: Routed) -> None:
+    """The Cluster does refuse: leases of the queue's slot in a script of a session's."""
+    session = new_session()
+    finish = Script(
+        "both", "-- both: two slots\n-- KEYS session leases\n-- ARGV\nreturn redis.call('EXISTS', session)\n"
+    )
+    routed.scripts["both"] = finish
+    unit = Unit(session.tag).call(finish, (session.hash, QueueKeys().leases))
+    with pytest.raises(ScriptError, match="CROSSSLOT"):
+        await routed.execute(unit)
+
+
+async def test_the_watcher_finds_an_undeclared_key(routed: Routed, masters: list[redis_py.Redis]) -> None:
+    """A key built inside Lua, in the script's own slot: the Cluster lets it pass, the watcher does not."""
+    session = new_session()
+    text = "-- built: a key of its own\n-- KEYS session\n-- ARGV\nreturn redis.call('GET', session .. ':built')\n"
+    built = routed.scripts["built"] = Script("built", text)
+    watchers = watch(masters, routed.scripts)
+    await routed.execute(Unit(session.tag).call(built, (session.hash,)))
+    seen = [watcher.read() for watcher in watchers]
+    key = session.hash.decode() + ":built"
+    assert [found for watcher in seen for found in watcher.undeclared] == [("built", key)]
+
+
+async def test_a_unit_for_the_wrong_node_is_moved(routed: Routed, cluster: RedisCluster) -> None:
+    """The masters do not answer for each other, so the flow above did go where its slots are."""
+    session = new_session()
+    unit = Unit(session.tag).command("HGETALL", session.hash)
+    async with connected(cluster.nodes[(node_of(session.tag) + 1) % MASTERS].url) as wrong:
+        with pytest.raises(ScriptError, match="MOVED"):
+            await wrong.execute(unit)
+    assert await routed.execute(unit) == [[]]
+
+
+def test_every_script_compiles(masters: list[redis_py.Redis]) -> None:
+    """The server knows each by the name that the loader gives it."""
+    for script in load_all().values():
+        assert masters[0].script_load(script.source) == script.sha
