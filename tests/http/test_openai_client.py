@@ -13,7 +13,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from tests.harness.pod import Pod
 from tests.http.conftest import NO_TLS
-from tests.http.wire import UNKNOWN, conversation_of, unique
+from tests.http.wire import UNKNOWN, conversation_of, defect, unique
 
 Client = OpenAI | AsyncOpenAI
 
@@ -253,17 +253,35 @@ async def test_every_kind_of_item_that_can_be_sent_comes_back_valid(a: Client) -
     assert [item.type for item in listed] == kinds
 
 
+@defect("D5: an item is stored without what the API's clients require of it")
 @pytest.mark.parametrize(
     "item",
     [
         {"role": "assistant", "content": [{"type": "output_text", "text": "no annotations"}]},
         {"role": "user", "content": [{"type": "input_image", "image_url": "https://x.test/a.png"}]},
+        {"type": "reasoning"},
+        {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_image", "image_url": "x:"}]},
     ],
-    ids=["output_text", "input_image"],
+    ids=["output_text", "input_image", "reasoning", "output image"],
 )
 async def test_what_the_api_lets_a_client_leave_out_is_filled_in(a: Client, item: Any) -> None:
     conversation = await call(a.conversations.create, items=[item])
     assert len(await drain(await call(a.conversations.items.list, conversation.id))) == 1
+
+
+@defect("D5: what the API's clients cannot read is stored")
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": "maybe"},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", "status": "banana"},
+        {"type": "function_call_output", "call_id": "c", "output": [7]},
+    ],
+    ids=["approve", "status", "output"],
+)
+async def test_what_no_client_could_read_back_is_refused(a: Client, item: Any) -> None:
+    with pytest.raises(openai.BadRequestError):
+        await call(a.conversations.create, items=[item])
 
 
 async def test_agents_are_models(a: Client) -> None:

@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 
 import pytest
 import redis as redis_py
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from agentrt.errors import StoreUnavailable
 from agentrt.store.connection import RedisOptions, Unit
@@ -103,7 +105,7 @@ def holding_up(server: RedisServer, command: tuple[str | int, ...], code: str) -
             client.execute_command(*command)
 
     def answers_with_code() -> bool:
-        with server.client() as client:
+        with server.client(retry=Retry(NoBackoff(), 0)) as client:
             try:
                 client.get("x")
             except redis_py.RedisError as error:
@@ -148,7 +150,9 @@ async def test_the_reason_is_told_in_time(
     before = time.monotonic()
     told = await store.reason()
     took_s = time.monotonic() - before
-    assert await probe.ask(1.0) == reason
+    answers = [await probe.ask(1.0), await probe.ask(1.0)]  # the first may only find its connection gone
+    assert None not in answers
+    assert answers[1] == reason
     assert told == reason
     assert took_s < 3.2
 
