@@ -13,7 +13,6 @@ import redis
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
 
-
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Spares every client the reading of the CA bundle, which takes longer than most tests."""
 

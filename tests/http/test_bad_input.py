@@ -162,6 +162,7 @@ async def test_a_wrong_parameter_is_named_and_nothing_is_stored(
     assert await history(b, conversation) == before
 
 
+@defect(EMPTY)
 @pytest.mark.parametrize(
     ("wrong", "param"),
     [
@@ -356,9 +357,7 @@ async def test_a_bad_page(a: Client, conversation: str, listing: str, name: str,
     check_error(await a.get(path, params={name: value}), 400, name)
 
 
-@pytest.mark.parametrize(
-    "value", ["-1", "x", "1.5", "", pytest.param("²", marks=defect(DIGITS)), "9" * 13, "9" * 5000]
-)
+@pytest.mark.parametrize("value", ["-1", "x", "1.5", "", pytest.param("²", marks=defect(DIGITS)), "9" * 13, "9" * 5000])
 async def test_a_bad_cursor_never_starts_at_the_beginning(a: Client, value: str) -> None:
     identifier = (await say(a, "hello")).json()["id"]
     answered = await a.get(f"/v1/responses/{identifier}", params={"stream": "true", "starting_after": value})
@@ -392,8 +391,8 @@ class Raw:
         return int(head.split(b" ", 2)[1])
 
     async def closed(self) -> None:
-        """Read to the end of the connection."""
-        async with asyncio.timeout(5):
+        """Read to the end of the connection; sooner than an idle one is closed."""
+        async with asyncio.timeout(2):
             await self.reader.read()
 
 
@@ -415,11 +414,8 @@ async def test_a_chunked_body_is_refused_as_soon_as_it_is_too_long(pods: list[Po
         assert await raw.status() == 413
 
 
-@pytest.mark.parametrize(
-    "declared",
-    [True, pytest.param(False, marks=defect("D7: after the 413 an endless body is read for ever"))],
-    ids=["declared", "chunked"],
-)
+@defect("D7: after the 413 the connection stays, and an endless body is read for ever")
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "chunked"])
 async def test_who_sends_too_much_is_not_listened_to_any_longer(pods: list[Pod], declared: bool) -> None:
     async with Raw(pods[0]) as raw:
         if declared:

@@ -9,16 +9,17 @@ import pytest
 
 from tests.http.wire import Event, events_of, say
 
-REQUIRED = frozenset(
+_REQUIRED = (
     "id object created_at completed_at status incomplete_details model previous_response_id instructions output error "
     "tools tool_choice truncation parallel_tool_calls text top_p presence_penalty frequency_penalty top_logprobs "
     "temperature reasoning usage max_output_tokens max_tool_calls store background service_tier metadata "
-    "safety_identifier prompt_cache_key".split()
+    "safety_identifier prompt_cache_key"
 )
-NOT_NULL = frozenset(
+_NOT_NULL = (
     "id object created_at status model output temperature top_p presence_penalty frequency_penalty top_logprobs "
-    "tool_choice truncation tools background service_tier parallel_tool_calls text store metadata".split()
+    "tool_choice truncation tools background service_tier parallel_tool_calls text store metadata"
 )
+REQUIRED, NOT_NULL = frozenset(_REQUIRED.split()), frozenset(_NOT_NULL.split())
 TURNS = ["my name is Ada", "look up order A1", "refund order E5 100"]
 
 

@@ -14,8 +14,8 @@ from tests.http.wire import (
     Live,
     answer,
     conversation_of,
-    eventually,
     events_of,
+    eventually,
     history,
     in_line,
     new_conversation,
@@ -241,7 +241,7 @@ async def test_a_waiting_message_may_stream(a: Client, b: Client, store: redis.R
     assert [event.data["sequence_number"] for event in events_of(second.text)][:2] == [0, 1]
     assert _final(second)["output"][0]["content"][0]["text"] == "1 2 3 "
     assert (await first).json()["status"] == "completed"
-    assert [item for item in await spoken(a, conversation)][-2:] == ["count to 3", "1 2 3 "]
+    assert (await spoken(a, conversation))[-2:] == ["count to 3", "1 2 3 "]
 
 
 @pytest.mark.parametrize("how", ["metadata", "header"])

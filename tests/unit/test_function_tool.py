@@ -68,7 +68,7 @@ def test_type_hints_and_docstring_become_the_schema() -> None:
     assert (schema["type"], schema["required"], schema["additionalProperties"]) == ("object", ["order", "to"], False)
     assert list(schema["properties"]) == ["order", "to", "size", "notes"]
     assert schema["properties"]["order"]["type"] == "string"
-    assert schema["$defs"]["Address"]["required"] == ["city"] + ["zip"]
+    assert schema["$defs"]["Address"]["required"] == ["city", "zip"]
     assert schema["$defs"]["Size"]["enum"] == ["small", "large"]
     assert "title" not in schema
 
@@ -282,7 +282,11 @@ async def test_what_a_tool_returns_becomes_text(value: Any, text: str) -> None:
 
 
 @defect("D15: after the effect has happened, the call fails with a TypeError, and the model may call again")
-@pytest.mark.parametrize("value", [{1, 2}, decimal.Decimal("1.50"), {1: "x"}, {"a": {2}}, Unserializable()], ids=str)
+@pytest.mark.parametrize(
+    "value",
+    [{1, 2}, decimal.Decimal("1.50"), {1: "x"}, {"a": {2}}, Unserializable()],
+    ids=lambda value: type(value).__name__,
+)
 async def test_whatever_a_tool_returns_its_effect_is_not_called_a_failure(value: Any) -> None:
     @tool
     def give() -> Any:

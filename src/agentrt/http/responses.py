@@ -25,6 +25,9 @@ from agentrt.store.sessions import Begin
 
 __all__ = ["cancel", "create", "delete", "input_items", "retrieve"]
 
+_CANCEL_S = 3.0
+"""How long a cancel waits to see the run end before it answers with the run as it stands."""
+
 
 async def create(request: HttpRequest) -> ASGIApp:
     """Run an agent on an input; the answer is the response, or the stream of its events."""
@@ -156,8 +159,15 @@ async def cancel(request: HttpRequest) -> ASGIApp:
         raise not_found("Response", identifier)
     if outcome in TERMINAL and outcome != "cancelled":
         raise ApiError(400, "response_ended", f"Cannot cancel a response that is {outcome}.", final=True)
-    state = await to.admission.result(session, run)
-    return json_response(state.result if state is not None and state.result else result)
+    if outcome == "cancelled":
+        return json_response(result)
+    try:
+        async with asyncio.timeout(_CANCEL_S):
+            await to.admission.result(session, run)
+    except TimeoutError:
+        pass  # a tool is under way: it is not torn down, the run ends when it does
+    now = await to.services.conversations.run(session, run)
+    return json_response(_body(session, run, now or stored))
 
 
 async def delete(request: HttpRequest) -> ASGIApp:

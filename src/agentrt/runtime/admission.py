@@ -219,6 +219,7 @@ class Admission:
             return None
         finally:
             self._heartbeat.drop(member)
+            services.notices.cancelled.discard(owned.run.id)
             self._in_flight -= 1
             services.telemetry.turns.labels(agent_name, status).inc()
             services.telemetry.turn_seconds.labels(agent_name).observe(time.perf_counter() - started)
@@ -317,6 +318,8 @@ class Admission:
         owned = await services.sessions.claim(session, owner, token, early=early)
         if owned is None:
             services.leases.end(mine)
+            if not early:
+                services.leases.end(theirs)  # it ran out, and its holder owns nothing any more
             return
         services.leases.end(theirs)
         self._count("claimed")

@@ -309,7 +309,6 @@ class Turn:
     def _check_cancelled(self) -> None:
         run = self._owned.run.id
         if self._log.cancel_asked or run in self._services.notices.cancelled:
-            self._services.notices.cancelled.discard(run)
             raise Ending("cancelled")
 
     async def _insist(self, write: Callable[[], Awaitable[_T]]) -> _T:
