@@ -170,7 +170,7 @@ def upcast(header: Mapping[str, str]) -> dict[str, str]:
 
     Raises `SchemaNewer` for a version this code does not know.
     """
-    version = int(header.get("v", "0"))
+    version = int(header["v"])
     if version > SCHEMA_VERSION:
         raise SchemaNewer(version)
     fields = dict(header)

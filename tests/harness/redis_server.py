@@ -115,12 +115,14 @@ class RedisCluster:
     def __enter__(self) -> RedisCluster:
         for node in self.nodes:
             node.start()
+        for number, node in enumerate(self.nodes):
+            with node.client() as client:
+                client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         share = 16384 // len(self.nodes)
         for number, node in enumerate(self.nodes):
             end = 16384 if number == len(self.nodes) - 1 else (number + 1) * share
             with node.client() as client:
                 client.execute_command("CLUSTER", "ADDSLOTS", *range(number * share, end))
-                client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
                 for other in self.nodes:
                     if other is not node:
                         client.execute_command("CLUSTER", "MEET", "127.0.0.1", other.port)
@@ -133,7 +135,7 @@ class RedisCluster:
 
     def _settled(self, node: RedisServer) -> bool:
         with node.client() as client:
-            info = client.execute_command("CLUSTER", "INFO")
+            info = client.execute_command("CLUSTER INFO")
         return info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == len(self.nodes)
 
     def __exit__(

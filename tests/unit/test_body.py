@@ -95,8 +95,9 @@ def test_an_items_bytes_are_counted_not_its_characters() -> None:
 
 
 def test_options_are_those_that_were_given() -> None:
-    body = {"temperature": 0, "store": False, "instructions": None, "metadata": {}, "tools": [], "banana": 1}
+    body = {"temperature": 0, "store": False, "instructions": None, "metadata": None, "tools": None, "banana": 1}
     assert check_options(body) == {"temperature": 0, "store": False}
+    assert not any(check_options({"metadata": {}, "tools": []}).values())
 
 
 def test_a_tool_gets_what_strict_clients_require_of_its_echo() -> None:

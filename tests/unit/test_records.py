@@ -65,8 +65,8 @@ def test_upcast_of_the_prototype() -> None:
 
 
 def test_upcast_of_a_prototype_without_turns() -> None:
-    """A header that never named its version is the prototype's; no `last` means no head."""
-    fields = upcast({"tenant": "acme"})
+    """No `last` means no head, no `meta:` means no metadata."""
+    fields = upcast({"v": "0", "tenant": "acme"})
     assert fields == {"tenant": "acme", "v": "1", "metadata": "{}", "head": ""}
 
 

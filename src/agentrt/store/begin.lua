@@ -43,6 +43,7 @@ if not mine then
   end
   -- The same message by its fingerprint: live, waiting, or just ended and said to be a retry.
   if by_key == '0' and not status and sv then
+    if live ~= '' and live_fp == fp and owner == token then return {'waiting', live, live, token, pod} end
     if live ~= '' and live_fp == fp then return {'joined', live, owner, live_pod} end
     if not waiting and live == '' and retried == '1' and s[11] == fp and now - tonumber(s[12] or 0) <= 60000 then
       return {'ended', s[15]}
@@ -63,6 +64,7 @@ if not mine then
       list[#list + 1] = waiting
       redis.call('HSET', run, 'status', 'waiting', 'fp', fp, 'input', input, 'request', request, 'created', now, 'log', -1)
       redis.call('EXPIRE', run, ttl)
+      redis.call('RPUSH', runs, run_id)
     end
     write_waiters(session, list)
     return {'waiting', waiting[1], live, owner, live_pod}
@@ -99,7 +101,7 @@ if kept ~= token then
   end
   redis.call('HSET', run, 'status', 'running', 'token', token, 'fence', fence, 'pod', pod, 'attempt', attempt, 'first', first)
   redis.call('HDEL', run, 'retry', 'ended', 'result')
-  redis.call('RPUSH', runs, run_id)
+  if not status then redis.call('RPUSH', runs, run_id) end
   redis.call('HSET', session, 'agent', agent, 'updated', now)
   redis.call('EXPIRE', run, ttl)
   redis.call('EXPIRE', runs, ttl)

@@ -16,7 +16,7 @@ if s[1] == run_id then
 end
 local list, kept = read_waiters(s[2]), {}
 for _, w in ipairs(list) do if w[1] ~= run_id then kept[#kept + 1] = w end end
-write_waiters(session, kept)
+if s[2] then write_waiters(session, kept) end
 redis.call('HSET', run, 'status', 'cancelled', 'result', result, 'ended', now_ms(), 'n_items', 0)
 redis.call('EXPIRE', run, ttl)
 return {'cancelled'}

@@ -1,6 +1,6 @@
 -- claim: displace the owner of a run whose lease has run out; the only script that does
 -- KEYS session run effects
--- ARGV v session_id run_id old_token token pod early
+-- ARGV v run_id old_token token pod early
 -- early: '1' before the lease has run out, because the owner's pod seems gone; refused while an intent is open
 -- returns {'claimed', fence, seq, rev, attempt, user, metadata} | {'lost'} another owner, or idle again
 --         {'intents'} too early | {'missing'} | {'newer', v} | {'older', v}
@@ -21,6 +21,7 @@ if early == '1' then
   end
 end
 
+get_through(session)
 local fence = mint(s[3])
 local r = redis.call('HMGET', run, 'first', 'status')
 redis.call('HSET', session, 'owner', token, 'pod', pod, 'fence', fence)

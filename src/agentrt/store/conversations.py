@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
@@ -12,6 +13,7 @@ from agentrt.records import SCHEMA_VERSION, Item, upcast
 from agentrt.store.connection import Redis, Unit
 from agentrt.store.keys import SessionKeys
 from agentrt.store.ownership import StoreConfig, unexpected
+from agentrt.store.upgrade import upgrade
 
 __all__ = ["Appended", "Conversations", "Header", "StoredRun"]
 
@@ -99,10 +101,18 @@ class Conversations:
             head=fields.get("head", ""),
         )
 
+    async def _current(self, keys: SessionKeys, unit: Unit) -> list[Any]:
+        """The reply of a script, after an upgrade where the session was older."""
+        reply: list[Any] = (await self._redis.execute(unit))[0]
+        if reply[0] == b"older":
+            await upgrade(self._redis, keys, reply[1], self._ttl)
+            reply = (await self._redis.execute(unit))[0]
+        return reply
+
     async def update(self, keys: SessionKeys, metadata: bytes) -> bool:
         """Replace the metadata; False where there is no such session."""
         unit = Unit(keys.tag).call(self._redis.scripts["update"], (keys.hash,), v=SCHEMA_VERSION, metadata=metadata)
-        reply = (await self._redis.execute(unit))[0]
+        reply = await self._current(keys, unit)
         if reply[0] not in {b"ok", b"missing"}:
             raise unexpected(reply, f"update {keys.id}")
         return bool(reply[0] == b"ok")
@@ -118,7 +128,7 @@ class Conversations:
             seq=seq,
             ttl=self._ttl,
         )
-        reply = (await self._redis.execute(unit))[0]
+        reply = await self._current(keys, unit)
         if reply[0] not in {b"ok", b"missing", b"busy", b"moved"}:
             raise unexpected(reply, f"append {keys.id}")
         return Appended(reply[0].decode(), reply[1].decode() if len(reply) > 1 else "")
@@ -137,7 +147,7 @@ class Conversations:
             number=number,
             expected=item.encode(),
         )
-        reply = (await self._redis.execute(unit))[0]
+        reply = await self._current(keys, unit)
         if reply[0] not in {b"ok", b"missing", b"busy"}:
             raise unexpected(reply, f"erase {keys.id}")
         return Appended(reply[0].decode(), reply[1].decode() if len(reply) > 1 else "")

@@ -7,5 +7,6 @@
 
 local refused = refusal(session, token, fence)
 if refused then return {refused} end
+get_through(run)
 log(run, events, session_id, run_id, last, batch, events_ttl)
 return {'ok', redis.call('HGET', run, 'cancel') or '0'}

@@ -38,12 +38,34 @@ async def take_over(connection: AbstractConnection, protocol: asyncio.Protocol) 
     try:
         await connection.connect()  # type: ignore[no-untyped-call]
     except RedisError as error:
-        raise StoreUnavailable(f"cannot connect to Redis: {error}") from error
+        raise StoreUnavailable(f"cannot connect to Redis: {error}", reason_of(error)) from error
     writer, reader = connection._writer, connection._reader
-    if writer is None or reader is None or reader._buffer or reader.at_eof():  # type: ignore[attr-defined]
+    if writer is None or reader is None or await connection.can_read():
         await connection.disconnect(nowait=True)
         raise StoreUnavailable("the connection to Redis is not clean after its handshake")
     transport = writer.transport
     protocol.previous = transport.get_protocol()  # type: ignore[attr-defined]
     transport.set_protocol(protocol)
     return TakenOver(connection, cast(asyncio.Transport, transport))
+
+
+def reason_of(error: Exception) -> str:
+    """The code of an error reply where there is one, else `unreachable`. redis-py drops some codes, so look twice."""
+    known = {
+        "OutOfMemoryError": "oom",
+        "ReadOnlyError": "readonly",
+        "BusyLoadingError": "loading",
+        "NoPermissionError": "noperm",
+        "AuthenticationError": "noauth",
+        "AuthenticationWrongNumberOfArgsError": "noauth",
+        "ClusterDownError": "clusterdown",
+        "MasterDownError": "masterdown",
+        "TimeoutError": "timeout",
+    }
+    name = type(error).__name__
+    if name in known:
+        return known[name]
+    code = str(error).partition(" ")[0]
+    if code.isupper() and code.isalpha():
+        return code.lower()
+    return "unreachable"

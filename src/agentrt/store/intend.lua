@@ -7,6 +7,7 @@
 
 local refused = refusal(session, token, fence)
 if refused then return {refused} end
+get_through(effects)
 local lock_until = string.format('%.0f', now_ms() + lock_ms)
 for i = calls, #ARGV do
   redis.call('HSET', effects, ARGV[i] .. '@', lock_until .. ',' .. token)

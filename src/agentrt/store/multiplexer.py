@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -25,13 +26,19 @@ from agentrt.tasks import end
 __all__ = ["Link", "Multiplexer", "MultiplexerLimits", "RedisReplyError", "Stats"]
 
 
+_IN_SCRIPT = re.compile(r"ERR Error running script .*?: -([A-Z]+) ", re.DOTALL)
+"""How Redis before 7 words an error that a command inside a script met."""
+
+
 class RedisReplyError(Exception):
     """An error reply of Redis, as a value; its first word is the error's code."""
 
     @property
     def code(self) -> str:
         """`OOM`, `READONLY`, `NOSCRIPT`, ..."""
-        return str(self).partition(" ")[0]
+        text = str(self)
+        wrapped = _IN_SCRIPT.match(text)
+        return wrapped.group(1) if wrapped else text.partition(" ")[0]
 
 
 class Link(Protocol):
@@ -124,11 +131,13 @@ class Multiplexer:
         self._paused = False
         self._wire: _Wire | None = None
         self._link: Link | None = None
+        self._broken: list[Link] = []
         self._watchdog: asyncio.TimerHandle | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._closed = False
         self.last_error: str = "never connected"
+        self._reason = "unreachable"
         self.stats = Stats()
 
     @property
@@ -156,7 +165,7 @@ class Multiplexer:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            raise StoreUnavailable(f"no connection to Redis: {self.last_error}") from None
+            raise StoreUnavailable(f"no connection to Redis: {self.last_error}", self._reason) from None
 
     def submit(self, data: bytes, count: int) -> asyncio.Future[list[Any]]:
         """Send a unit of `count` packed commands. The future yields its replies, errors among them as values.
@@ -164,7 +173,7 @@ class Multiplexer:
         Raises `StoreUnavailable` at once when there is no connection or a bound is reached: then nothing was sent.
         """
         if self._wire is None:
-            raise StoreUnavailable(f"no connection to Redis: {self.last_error}")
+            raise StoreUnavailable(f"no connection to Redis: {self.last_error}", self._reason)
         limits = self._limits
         if self.waiting >= limits.waiters_max or self._unsent_bytes + len(data) > limits.buffer_bytes_max:
             raise StoreUnavailable("too many commands wait for Redis", "overloaded")
@@ -182,11 +191,9 @@ class Multiplexer:
         """Close the connection; waiters get `OutcomeUnknown`."""
         self._closed = True
         await end(self._connecting)
-        link = self._link
         if self._wire is not None:
             self._lost(self._wire, ConnectionError("closed by this pod"))
-        if link is not None:
-            await link.close()
+        await self._close_broken()
         self._changed.set()
 
     def _flush(self) -> None:
@@ -244,6 +251,7 @@ class Multiplexer:
         link, self._link = self._link, None
         if link is not None:
             link.transport.abort()
+            self._broken.append(link)
         written, self._line = self._line, deque()
         unsent = self._unsent_waiters
         self._unsent, self._unsent_waiters, self._unsent_bytes = [], [], 0
@@ -255,11 +263,14 @@ class Multiplexer:
                 waiter.future.set_exception(StoreUnavailable(f"connection to Redis lost: {self.last_error}"))
         self._connecting = None
         if not self._closed:
-            self._connecting = self._loop.create_task(self._connect(link))
+            self._connecting = self._loop.create_task(self._connect())
 
-    async def _connect(self, broken: Link | None = None) -> None:
-        if broken is not None:
-            await broken.close()
+    async def _close_broken(self) -> None:
+        while self._broken:
+            await self._broken.pop().close()
+
+    async def _connect(self) -> None:
+        await self._close_broken()
         delay_s = self._limits.backoff_s_min
         while True:
             wire = _Wire(self)
@@ -267,8 +278,10 @@ class Multiplexer:
                 self._link = await self._dial(wire)
             except (OSError, StoreUnavailable) as error:
                 self.last_error = str(error)
+                self._reason = getattr(error, "reason", "unreachable")
             else:
                 self._wire = wire
+                self._reason = "unreachable"
                 self.stats.connects += 1
                 self._connecting = None
                 self._changed.set()

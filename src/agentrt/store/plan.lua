@@ -12,6 +12,7 @@ if known[1] then return {'ok', known[2] or '0', known[1]} end
 local refused = refusal(session, token, fence)
 if refused then return {refused} end
 
+get_through(effects)
 local lock_until = string.format('%.0f', now_ms() + lock_ms)
 redis.call('HSET', run, 'plan:' .. step, plan, 'op:' .. op, lock_until)
 for i = calls, #ARGV, 3 do

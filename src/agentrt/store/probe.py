@@ -9,6 +9,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from agentrt.store.connection import RedisOptions, new_connection
+from agentrt.store.handover import reason_of
 from agentrt.store.keys import probe_key
 
 __all__ = ["Probe"]
@@ -30,7 +31,7 @@ class Probe:
         except TimeoutError:
             reason = "timeout"
         except (RedisError, OSError) as error:
-            reason = _reason(error)
+            reason = reason_of(error)
         await self.aclose()
         return reason
 
@@ -52,25 +53,3 @@ class Probe:
         await connection.read_response()
         read = await connection.read_response()
         return None if read == value else "wrong_answer"
-
-
-def _reason(error: Exception) -> str:
-    """The code of an error reply where there is one, else `unreachable`. redis-py drops some codes, so look twice."""
-    known = {
-        "OutOfMemoryError": "oom",
-        "ReadOnlyError": "readonly",
-        "BusyLoadingError": "loading",
-        "NoPermissionError": "noperm",
-        "AuthenticationError": "noauth",
-        "AuthenticationWrongNumberOfArgsError": "noauth",
-        "ClusterDownError": "clusterdown",
-        "MasterDownError": "masterdown",
-        "TimeoutError": "timeout",
-    }
-    name = type(error).__name__
-    if name in known:
-        return known[name]
-    code = str(error).partition(" ")[0]
-    if code.isupper() and code.isalpha():
-        return code.lower()
-    return "unreachable"

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from agentrt.errors import OwnershipLost, ScriptError
-from agentrt.records import SCHEMA_VERSION, Item, upcast
+from agentrt.records import SCHEMA_VERSION
 from agentrt.store.connection import Redis, Unit
 from agentrt.store.keys import RunKeys, SessionKeys
 from agentrt.store.ownership import (
@@ -21,6 +19,7 @@ from agentrt.store.ownership import (
     decode_window,
     unexpected,
 )
+from agentrt.store.upgrade import upgrade
 
 __all__ = [
     "Begin",
@@ -168,10 +167,10 @@ class Sessions:
             window = [] if want.fresh else replies[1]
             owned = self._owned(keys, run, want.token, reply[1:], window)
             if owned.attempt > 1:
-                await self.load(owned)
+                await self.load(owned, window)
             return owned
         if reply[0] == b"older":
-            await self._upgrade(keys, reply[1])
+            await upgrade(self._redis, keys, reply[1], config.session_ttl_s)
             return await self.begin(want)
         return self._refused(reply, keys)
 
@@ -220,7 +219,6 @@ class Sessions:
             self._claim,
             (keys.hash, run.hash, run.effects),
             v=SCHEMA_VERSION,
-            session_id=keys.id,
             run_id=run_id,
             old_token=owner.token,
             token=token,
@@ -234,10 +232,10 @@ class Sessions:
         if reply[0] != b"claimed":
             raise unexpected(reply, f"claim {run_id}")
         owned = self._owned(keys, run, token, reply[1:], window)
-        await self.load(owned)
+        await self.load(owned, window)
         return owned
 
-    async def load(self, owned: Owned) -> None:
+    async def load(self, owned: Owned, lines: list[bytes]) -> None:
         """Read what earlier attempts of the run wrote: the run hash and the journal."""
         unit = Unit(owned.session.tag)
         unit.command("HGETALL", owned.run.hash).command("HGETALL", owned.run.effects)
@@ -251,7 +249,7 @@ class Sessions:
         # Items that an earlier, resumable attempt left in the history are the run's own, not its past.
         own = owned.first - first
         if own > 0:
-            owned.window = owned.window[: max(0, len(owned.window) - own)]
+            owned.window = decode_window(lines[: max(0, len(lines) - own)])
         owned.first = first
 
     async def commit(self, owned: Owned, end: Commit) -> int:
@@ -293,22 +291,6 @@ class Sessions:
         reply = (await self._redis.execute(unit))[0]
         return bool(reply[0] == b"granted")
 
-    async def _upgrade(self, keys: SessionKeys, found: bytes) -> None:
-        """Bring the header of an idle session to this version; whoever is second finds it done."""
-        raw = (await self._redis.execute(Unit(keys.tag).command("HGETALL", keys.hash)))[0]
-        header = {raw[i].decode(): raw[i + 1].decode() for i in range(0, len(raw), 2)}
-        if not header or header.get("v", "0") != found.decode():
-            return
-        fields = [part for pair in upcast(header).items() for part in pair]
-        unit = Unit(keys.tag).call(
-            self._redis.scripts["upgrade"],
-            (keys.hash,),
-            fields,
-            from_v=found,
-            ttl=self._config.session_ttl_s,
-        )
-        await self._redis.execute(unit)
-
     async def items_of(self, keys: SessionKeys, run_id: str) -> tuple[bytes | None, int, int]:
         """(status, number of the run's first item, count) of a run; status None where there is no such run."""
         raw = (
@@ -324,8 +306,3 @@ class Sessions:
             return []
         lines: list[bytes] = (await self._redis.execute(Unit(keys.tag).command("LRANGE", keys.items, 0, end - 1)))[0]
         return lines
-
-
-def encode_items(items: Sequence[Item]) -> bytes:
-    """Items as the run hash keeps its input."""
-    return orjson.dumps([item.data for item in items])

@@ -7,7 +7,7 @@
 local s = redis.call('HMGET', session, 'v', 'owner', 'fence')
 local created = redis.call('EXISTS', session)
 if created == 0 then return {'missing'} end
-if (s[1] or '0') ~= from_v or (s[2] and s[2] ~= '') then return {'moved'} end
+if s[1] ~= from_v or (s[2] and s[2] ~= '') then return {'moved'} end
 redis.call('DEL', session)
 for i = fields, #ARGV, 2 do redis.call('HSET', session, ARGV[i], ARGV[i + 1]) end
 redis.call('EXPIRE', session, ttl)

@@ -32,6 +32,6 @@ local function grant(session, session_id, fence, list, now)
     end
   end
   write_waiters(session, list)
-  redis.call('HSET', session, 'owner', '', 'run', '', 'run_fp', '')
+  redis.call('HSET', session, 'owner', '', 'pod', '', 'run', '', 'run_fp', '')
   return ''
 end
