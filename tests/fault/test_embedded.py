@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 import redis.asyncio
 
-from agentrt import embedded
-from agentrt.embedded import PrivateRedis, Supervisor, find_redis_server, reserve_port, run_dev
+from agentrt.embedded import PrivateRedis, Supervisor, find_redis_server, pods, reserve_port, run_dev
+from agentrt.embedded import redis as private_redis
 from agentrt.errors import SettingsError
 
 WAIT_S_MAX = 30.0
@@ -185,7 +185,7 @@ class TestPrivateRedis:
     async def test_two_servers_never_share_a_directory(
         self, private: PrivateRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(embedded, "REDIS_LOCK_S_MAX", 0.0)
+        monkeypatch.setattr(private_redis, "REDIS_LOCK_S_MAX", 0.0)
         with pytest.raises(SettingsError, match=r"another redis-server uses .*AGENTRT_DATA_DIR"):
             await PrivateRedis(tmp_path / "data").start()
 
@@ -251,8 +251,8 @@ class TestSupervisor:
                 died = clock()
                 pid = int((await running.line(rf"^{new} pid (\d+) ready$"))[1])
                 pauses.append(clock() - died)
-            assert pauses[0] >= embedded.RESTART_PAUSE_S
-            assert pauses[1] >= 2 * embedded.RESTART_PAUSE_S
+            assert pauses[0] >= pods.RESTART_PAUSE_S
+            assert pauses[1] >= 2 * pods.RESTART_PAUSE_S
             said = {ask(running.port)[0] for _ in range(64)}
             assert said == {"pod-1-3", "pod-2"}
 
@@ -313,7 +313,7 @@ class TestSupervisor:
             assert said == []
 
     async def test_a_pod_that_ignores_sigterm_is_killed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(embedded, "POD_STOP_S_MAX", 0.2)
+        monkeypatch.setattr(pods, "POD_STOP_S_MAX", 0.2)
         stubborn = (
             "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
             "os.write(int(os.environ['AGENTRT_READY_FD']), b'ready\\n'); time.sleep(600)"

@@ -14,6 +14,7 @@ from tests.http.wire import (
     Live,
     answer,
     conversation_of,
+    defect,
     events_of,
     eventually,
     history,
@@ -296,6 +297,16 @@ async def test_many_messages_at_once_are_one_history_in_order(a: Client, b: Clie
         assert title in call["arguments"]
         assert answers[call["arguments"]] == said["content"][0]["text"]
         assert len(rows(sink, title)) == 1
+
+
+@defect("D0: the first pong ends the listener, so every waiter waits for its poll")
+async def test_a_waiting_message_is_told_at_once_that_it_is_its_turn(a: Client, b: Client) -> None:
+    """Eight turns in a row, on two pods: far less than the poll of a second behind each of them."""
+    conversation = await new_conversation(a)
+    async with asyncio.timeout(1.5):
+        sent = [say((a, b)[n % 2], f"count to {n}", conversation=conversation, model="support") for n in range(1, 9)]
+        answers = await asyncio.gather(*sent)
+    assert {answered.status_code for answered in answers} == {200}
 
 
 async def test_a_chained_message_waits_for_its_parent_that_still_runs(a: Client, b: Client) -> None:
