@@ -80,7 +80,7 @@ def create_app(
     by_name = {agent.name: agent for agent in declared}
     if not declared or len(by_name) != len(declared):
         raise DeclarationError("an app needs at least one agent, and no two of the same name")
-    keys = Keys(read_keys(settings.api_keys_file) if settings.api_keys_file else {}, settings.api_keys_secret)
+    keys = Keys(read_keys(settings.api_keys_file) if settings.api_keys_file else None, settings.api_keys_secret)
     telemetry = Telemetry()
 
     @asynccontextmanager
@@ -184,7 +184,10 @@ async def _http_exception(request: Request, error: Exception) -> Response:  # no
     """Starlette's own 404 and 405 in the API's shape."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     code = {404: "unknown_url", 405: "method_not_allowed"}.get(status, "http_error")
-    return ApiError(status, code, str(getattr(error, "detail", "")) or "error").response()
+    answer = ApiError(status, code, str(getattr(error, "detail", "")) or "error").response()
+    for name, value in (getattr(error, "headers", None) or {}).items():
+        answer.headers[name] = value  # the methods that a 405 allows
+    return answer
 
 
 class PodHeader:

@@ -17,6 +17,7 @@ from agentrt.errors import SettingsError
 __all__ = ["Settings", "describe"]
 
 _PREFIX = "AGENTRT_"
+_LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 def _setting(default: Any, text: str, low: int | None = None) -> Any:
@@ -69,6 +70,8 @@ class Settings:
             raise SettingsError(f"AGENTRT_API_KEYS_FILE: no such file: {settings.api_keys_file}")
         if settings.auth not in {"on", "off"}:
             raise SettingsError("AGENTRT_AUTH must be `on` or `off`")
+        if settings.log_level not in _LOG_LEVELS:
+            raise SettingsError(f"AGENTRT_LOG_LEVEL must be one of {', '.join(_LOG_LEVELS)}")
         return settings
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from agentrt.http.body import Bounds, check_items, check_metadata, check_options, check_user
+from agentrt.http.body import Bounds, check_metadata, check_options, check_user
 from agentrt.http.errors import ApiError
+from agentrt.http.items import check_items
 
 BOUNDS = Bounds(body_bytes_max=10_000, item_bytes_max=2_000, items_max=3)
 

@@ -75,18 +75,17 @@ def read_keys(path: str) -> dict[str, StoredKey]:
 
 
 class Keys:
-    """Checks credentials. With no keys at all everybody is the tenant `dev`: for loopback only, `cli` sees to that."""
+    """Checks credentials. Without a file of keys (None) everybody is the tenant `dev`: `cli` sees to it that this is
+    so on loopback only. A file without keys lets nobody in.
+    """
 
-    def __init__(self, keys: Mapping[str, StoredKey], secret: str) -> None:
-        if keys and not secret:
+    def __init__(self, keys: Mapping[str, StoredKey] | None, secret: str) -> None:
+        if keys is not None and not secret:
             raise SettingsError("AGENTRT_API_KEYS_SECRET is not set")
-        self._keys = keys
-        self._secret = secret
-
-    @property
-    def open(self) -> bool:
+        self.open = keys is None
         """Whether any credential is accepted."""
-        return not self._keys
+        self._keys = keys or {}
+        self._secret = secret
 
     def check(self, request: Request) -> Principal:
         """The principal of a request. Raises a 401."""

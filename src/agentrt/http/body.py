@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,11 @@ from starlette.requests import Request
 from agentrt.http.errors import ApiError, invalid
 from agentrt.store.keys import is_name
 
-__all__ = ["Bounds", "check_items", "check_metadata", "check_options", "check_user", "read_json"]
+__all__ = ["Bounds", "check_metadata", "check_options", "check_user", "is_number", "read_json"]
+
+_DEPTH_MAX = 128
+"""Deepest nesting of a body: what is stored wraps it a little deeper, and JSON writers have bounds of their own."""
+_DIGITS_MAX = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,7 @@ class Bounds:
 async def read_json(request: Request, bounds: Bounds) -> dict[str, Any]:
     """The body as a JSON object. Raises 413 as soon as more bytes came than allowed, 400 for anything but an object."""
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > bounds.body_bytes_max:
+    if len(declared) > _DIGITS_MAX or (is_number(declared) and int(declared) > bounds.body_bytes_max):
         raise _too_large(bounds)
     chunks: list[bytes] = []
     size = 0
@@ -36,13 +40,32 @@ async def read_json(request: Request, bounds: Bounds) -> dict[str, Any]:
         if size > bounds.body_bytes_max:
             raise _too_large(bounds)
         chunks.append(chunk)
+    raw = b"".join(chunks)
     try:
-        value = orjson.loads(b"".join(chunks) or b"{}")
+        value = orjson.loads(raw or b"{}")
     except orjson.JSONDecodeError as error:
         raise ApiError(400, "invalid_json", f"We could not parse the JSON body of your request: {error}") from None
     if not isinstance(value, dict):
         raise invalid("the body must be a JSON object", None, "invalid_type")
+    if raw.count(b"[") + raw.count(b"{") > _DEPTH_MAX and _depth(value) > _DEPTH_MAX:
+        raise invalid(f"the body is nested more than {_DEPTH_MAX} levels deep", None, "invalid_json")
     return value
+
+
+def _depth(value: Any) -> int:
+    """Levels of nesting; by a list of what is still to be looked at, not by recursion."""
+    deepest, open_ = 0, [(value, 1)]
+    while open_ and deepest <= _DEPTH_MAX:
+        inner, depth = open_.pop()
+        deepest = max(deepest, depth)
+        children = inner.values() if isinstance(inner, dict) else inner
+        open_ += [(child, depth + 1) for child in children if isinstance(child, dict | list)]
+    return deepest
+
+
+def is_number(text: str) -> bool:
+    """Whether `text` is a plain whole number of a length that is worth converting."""
+    return text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX
 
 
 def _too_large(bounds: Bounds) -> ApiError:
@@ -81,7 +104,7 @@ _OPTIONS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "frequency_penalty": (_real(-2, 2), "a number from -2 to 2"),
     "parallel_tool_calls": (_boolean, "true or false"),
     "tool_choice": (lambda value: isinstance(value, str | dict), "a string or an object"),
-    "truncation": (lambda value: value in {"auto", "disabled"}, "`auto` or `disabled`"),
+    "truncation": (lambda value: isinstance(value, str) and value in {"auto", "disabled"}, "`auto` or `disabled`"),
     "store": (_boolean, "true or false"),
     "background": (_boolean, "true or false"),
     "text": (_object, "an object"),
@@ -103,9 +126,9 @@ def check_options(body: Mapping[str, Any]) -> dict[str, Any]:
         if not check(value):
             raise invalid(f"'{name}' must be {wanted}", name, "invalid_type")
         options[name] = value
-    if body.get("metadata"):
+    if body.get("metadata") is not None:
         options["metadata"] = check_metadata(body["metadata"])
-    if body.get("tools"):
+    if body.get("tools") is not None:
         options["tools"] = _check_tools(body["tools"])
     if "text" in options and "format" not in options["text"]:
         options["text"] = {"format": {"type": "text"}, **options["text"]}
@@ -151,83 +174,3 @@ def _check_tools(value: Any) -> list[dict[str, Any]]:
             raise invalid(f"'{at}.parameters' must be a JSON schema", f"{at}.parameters", "invalid_type")
         tools.append({"strict": True, "parameters": {}, "description": None, **tool})
     return tools
-
-
-def check_items(value: Any, bounds: Bounds, param: str = "input") -> list[dict[str, Any]]:
-    """The input as a list of items in the API's shape, without ids: those are the runtime's to give."""
-    if isinstance(value, str):
-        value = [{"role": "user", "content": value}]
-    if not isinstance(value, list) or not value:
-        raise invalid(f"'{param}' must be a string or a list of items", param, "invalid_type")
-    if len(value) > bounds.items_max:
-        raise invalid(f"'{param}' has more than {bounds.items_max} items", param, "array_above_max_length")
-    items = []
-    for number, raw in enumerate(value):
-        at = f"{param}[{number}]"
-        if not isinstance(raw, dict):
-            raise invalid(f"'{at}' must be an object", at, "invalid_type")
-        item = _check_item(raw, at)
-        if len(orjson.dumps(item)) > bounds.item_bytes_max:
-            raise invalid(f"'{at}' is longer than {bounds.item_bytes_max} bytes", at, "item_too_large")
-        items.append(item)
-    return items
-
-
-_CALL_FIELDS: Mapping[str, Sequence[str]] = {
-    "function_call": ("call_id", "name", "arguments"),
-    "function_call_output": ("call_id",),
-    "mcp_approval_response": ("approval_request_id",),
-    "reasoning": (),
-    "mcp_call": ("name", "arguments", "server_label"),
-    "mcp_approval_request": ("name", "arguments", "server_label"),
-}
-
-
-def _check_item(raw: dict[str, Any], at: str) -> dict[str, Any]:
-    kind = raw.get("type") or ("message" if "role" in raw else None)
-    item = {name: value for name, value in raw.items() if name != "id"}
-    if kind == "message":
-        return _check_message(item, at)
-    wanted = _CALL_FIELDS.get(kind) if isinstance(kind, str) else None
-    if wanted is None:
-        raise invalid(f"'{at}.type' is not a type of item that can be sent", f"{at}.type")
-    for name in wanted:
-        if not isinstance(item.get(name), str):
-            raise invalid(f"'{at}.{name}' must be a string", f"{at}.{name}", "invalid_type")
-    if kind == "function_call_output" and not isinstance(item.get("output"), str | list):
-        raise invalid(f"'{at}.output' must be a string or a list", f"{at}.output", "invalid_type")
-    if kind != "mcp_approval_response":
-        item.setdefault("status", "completed")
-    return item
-
-
-_ROLES = frozenset({"user", "assistant", "system", "developer"})
-_PARTS = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
-
-
-def _check_message(item: dict[str, Any], at: str) -> dict[str, Any]:
-    role = item.get("role")
-    if role not in _ROLES:
-        raise invalid(f"'{at}.role' must be user, assistant, system or developer", f"{at}.role")
-    content = item.get("content")
-    if isinstance(content, str):
-        content = [_text_part(role, content)]
-    if not isinstance(content, list):
-        raise invalid(f"'{at}.content' must be a string or a list", f"{at}.content", "invalid_type")
-    for number, part in enumerate(content):
-        where = f"{at}.content[{number}]"
-        kind = part.get("type") if isinstance(part, dict) else None
-        if not isinstance(kind, str):
-            raise invalid(f"'{where}' must be an object with a type", where, "invalid_type")
-        if kind in _PARTS:
-            if not isinstance(part.get(_PARTS[kind]), str):
-                raise invalid(f"'{where}.{_PARTS[kind]}' must be a string", f"{where}.{_PARTS[kind]}", "invalid_type")
-        elif kind not in {"input_image", "input_file"}:
-            raise invalid(f"'{where}.type' is not a type of content that can be sent", f"{where}.type")
-    return {"type": "message", "role": role, "status": "completed", "content": content}
-
-
-def _text_part(role: str, text: str) -> dict[str, Any]:
-    if role == "assistant":
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-    return {"type": "input_text", "text": text}

@@ -9,9 +9,10 @@ import orjson
 from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp
 
-from agentrt.http.body import check_items, check_metadata, check_user
+from agentrt.http.body import check_metadata, check_user
 from agentrt.http.errors import ApiError, invalid, json_response, not_found
-from agentrt.http.requests import conversation_keys
+from agentrt.http.items import check_items
+from agentrt.http.requests import conversation_keys, idempotency_key
 from agentrt.http.surface import Page, Surface, page_of, spliced_list, surface
 from agentrt.records import Item, item_id, parse_item_id
 from agentrt.runtime.admission import Locked, OtherBody
@@ -65,14 +66,20 @@ def _numbered(inputs: list[dict[str, Any]], origin: str, first: int) -> list[Ite
     ]
 
 
+def _metadata(body: dict[str, Any]) -> dict[str, str]:
+    given = body.get("metadata")
+    return {} if given is None else check_metadata(given)
+
+
 async def create(request: HttpRequest) -> ASGIApp:
     """Begin a conversation, with items and metadata if wanted. An Idempotency-Key makes it safe to repeat."""
     to = surface(request)
     principal, body = await to.json(request)
-    metadata = check_metadata(body.get("metadata") or {})
-    inputs = check_items(body["items"], to.bounds, "items") if body.get("items") else []
+    metadata = _metadata(body)
+    items = body.get("items")
+    inputs = check_items(items, to.bounds, "items") if items is not None and items != [] else []
     user = check_user(body)
-    key = request.headers.get("idempotency-key", "")
+    key = idempotency_key(request)
     who = principal.credential
     session = SessionKeys(principal.tenant, derive_id(principal.tenant, who, "conversation", key) if key else new_id())
     op = hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest() if key else new_id()
@@ -96,7 +103,7 @@ async def update(request: HttpRequest) -> ASGIApp:
     """Replace the metadata."""
     to, session = _session(request)
     _, body = await to.json(request)
-    metadata = check_metadata(body.get("metadata") or {})
+    metadata = _metadata(body)
     if not await to.services.conversations.update(session, orjson.dumps(metadata)):
         raise not_found("Conversation", f"conv_{session.id}")
     header = await _header(to, session)

@@ -50,6 +50,10 @@ class ApiError(Exception):
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
         if self.final:
             headers["x-should-retry"] = "false"
+        if self.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        if self.status == 413:
+            headers["connection"] = "close"  # or the rest of the body would be read to find the next request
         return json_response({"error": error}, self.status, headers)
 
 

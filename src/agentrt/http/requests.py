@@ -13,13 +13,14 @@ from starlette.requests import Request as HttpRequest
 
 from agentrt.agent import Agent
 from agentrt.http.auth import Principal
-from agentrt.http.body import Bounds, check_items, check_options, check_user
+from agentrt.http.body import Bounds, check_options, check_user
 from agentrt.http.errors import ApiError, invalid
+from agentrt.http.items import check_items
 from agentrt.records import Request
 from agentrt.store.keys import SessionKeys, derive_id, is_id, new_id
 from agentrt.store.sessions import Begin
 
-__all__ = ["Message", "conversation_keys", "parse_message", "response_keys"]
+__all__ = ["Message", "conversation_keys", "idempotency_key", "parse_message", "response_keys"]
 
 _POLICIES = frozenset({"wait", "reject"})
 
@@ -59,7 +60,11 @@ def parse_message(
     user = check_user(body)
     inputs = check_items(body.get("input"), bounds)
     conversation = _conversation_id(body.get("conversation"))
-    previous = body.get("previous_response_id") or ""
+    previous = body.get("previous_response_id")
+    if previous is None:
+        previous = ""
+    elif not isinstance(previous, str) or not previous:
+        raise invalid("'previous_response_id' must be an id", "previous_response_id", "invalid_type")
     if conversation and previous:
         raise invalid("'previous_response_id' and 'conversation' exclude each other", "previous_response_id")
     stream = body.get("stream")
@@ -68,6 +73,14 @@ def parse_message(
     request = Request(agent.name, int(time.time()), options, conversation, previous, user)
     begin = _begin(http, body, principal, request, agent, inputs)
     return Message(begin, request, inputs, bool(stream))
+
+
+def idempotency_key(http: HttpRequest) -> str:
+    """The Idempotency-Key of a request, or an empty string."""
+    key: str = http.headers.get("idempotency-key", "")
+    if len(key) > 255:
+        raise invalid("'Idempotency-Key' is longer than 255 characters", "Idempotency-Key")
+    return key
 
 
 def _agent(name: Any, agents: Mapping[str, Agent]) -> Agent:
@@ -80,11 +93,11 @@ def _agent(name: Any, agents: Mapping[str, Agent]) -> Agent:
 
 
 def _conversation_id(value: Any) -> str:
-    if isinstance(value, dict):
-        value = value.get("id")
     if value is None:
         return ""
-    if not isinstance(value, str):
+    if isinstance(value, dict):
+        value = value.get("id")
+    if not isinstance(value, str) or not value:
         raise invalid("'conversation' must be an id or an object with an id", "conversation", "invalid_type")
     return value
 
@@ -99,9 +112,7 @@ def _begin(
 ) -> Begin:
     tenant = principal.tenant
     who = f"{principal.credential}/{request.user}"
-    key = http.headers.get("idempotency-key", "")
-    if len(key) > 255:
-        raise invalid("'Idempotency-Key' is longer than 255 characters", "Idempotency-Key")
+    key = idempotency_key(http)
     parent = ""
     if request.conversation:
         session = conversation_keys(tenant, request.conversation)

@@ -10,13 +10,14 @@ import orjson
 from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp
 
+from agentrt.http.body import is_number
 from agentrt.http.errors import ApiError, invalid, json_response, not_found
 from agentrt.http.requests import Message, parse_message, response_keys
 from agentrt.http.sse import EventStream
 from agentrt.http.surface import Surface, page_of, spliced_list, surface
 from agentrt.records import TERMINAL, Request, item_id
 from agentrt.runtime import response
-from agentrt.runtime.admission import Locked, NotTheTail, Place
+from agentrt.runtime.admission import Locked, NoSuchSession, NotTheTail, Place
 from agentrt.runtime.log import Frame
 from agentrt.runtime.turn import TurnEnd
 from agentrt.store.conversations import StoredRun
@@ -38,6 +39,9 @@ async def create(request: HttpRequest) -> ASGIApp:
         place = await to.admission.enter(message.begin)
     except NotTheTail:
         place = await to.admission.enter(await _fork(to, message))
+    except NoSuchSession:
+        asked = message.request
+        raise (_no_previous(asked.previous) if asked.previous else _no_conversation(asked.conversation)) from None
     if place.owned is not None and place.owned.record is None:
         place.request, place.inputs = message.request, message.inputs
     if message.stream:
@@ -66,13 +70,22 @@ def _checked(end: TurnEnd) -> bytes:
     raise ApiError(status, error["code"], error["message"], retry_after_s=end.retry_after_s or 1)
 
 
+def _no_previous(identifier: str) -> ApiError:
+    text = f"Previous response with id '{identifier[:64]}' not found."
+    return ApiError(404, "previous_response_not_found", text, param="previous_response_id")
+
+
+def _no_conversation(identifier: str) -> ApiError:
+    text = f"Conversation with id '{identifier[:64]}' not found."
+    return ApiError(404, "not_found", text, param="conversation")
+
+
 async def _fork(to: Surface, message: Message) -> Begin:
     """A session of its own that begins with the items up to the parent's end; its id derives from the run's."""
     begin, services = message.begin, to.services
     status, first, count = await services.sessions.items_of(begin.session, begin.parent)
     if status is None:
-        text = f"Previous response with id '{message.request.previous[:64]}' not found."
-        raise ApiError(404, "previous_response_not_found", text, param="previous_response_id")
+        raise _no_previous(message.request.previous)
     if status.decode() not in TERMINAL:
         raise Locked(begin.parent)
     forked = SessionKeys(begin.session.tenant, derive_id(begin.session.tenant, begin.run, "fork"))
@@ -134,7 +147,7 @@ def _cursor(request: HttpRequest) -> int:
     raw = request.query_params.get("starting_after")
     if raw is None:
         return -1
-    if not raw.isdigit() or len(raw) > 12:
+    if not is_number(raw):
         raise invalid("'starting_after' must be the number of an event", "starting_after")
     return int(raw)
 

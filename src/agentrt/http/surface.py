@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from agentrt.agent import Agent
 from agentrt.http.auth import Keys, Principal
-from agentrt.http.body import Bounds, read_json
+from agentrt.http.body import Bounds, is_number, read_json
 from agentrt.http.errors import invalid
 from agentrt.runtime.admission import Admission
 from agentrt.runtime.readiness import Readiness
@@ -59,7 +59,7 @@ def page_of(request: Request) -> Page:
     """`limit` (1 to 100, default 20), `order` (default desc), `after`. Raises a 400."""
     query = request.query_params
     limit, order = query.get("limit", "20"), query.get("order", "desc")
-    if not limit.isdigit() or not 1 <= int(limit) <= 100:
+    if not is_number(limit) or not 1 <= int(limit) <= 100:
         raise invalid("'limit' must be a whole number from 1 to 100", "limit")
     if order not in {"asc", "desc"}:
         raise invalid("'order' must be `asc` or `desc`", "order")

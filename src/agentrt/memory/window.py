@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import orjson
+
 from agentrt.memory.tokens import FILL, estimate
 from agentrt.records import Item
 
@@ -43,6 +45,9 @@ def _cut(item: Item, room_tokens: int) -> Item:
     data = dict(item.data)
     if isinstance(data.get("output"), str):
         data["output"] = _shorten(data["output"], keep)
+    if isinstance(data.get("arguments"), str) and len(data["arguments"]) > keep:
+        # Arguments must stay a JSON object, so what is kept of them becomes the value of one.
+        data["arguments"] = orjson.dumps({"cut": _shorten(data["arguments"], keep // 2)}).decode()
     if isinstance(data.get("content"), list):
         parts = data["content"]
         data["content"] = [

@@ -6,13 +6,14 @@ import asyncio
 import contextvars
 import functools
 import inspect
+import re
 import typing
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, overload
 
-import orjson
 import pydantic
+import pydantic_core
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from agentrt.agent import Effect, ToolContext
@@ -20,6 +21,7 @@ from agentrt.errors import DeclarationError, ToolError
 
 __all__ = ["FunctionTool", "tool"]
 
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _THREADS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="agentrt-tool")
 """Where sync tools run: a blocking tool must never hold up the pod's heartbeat."""
 
@@ -29,7 +31,9 @@ class FunctionTool:
 
     def __init__(self, function: Callable[..., Any], effect: Effect, timeout_s: float, name: str | None) -> None:
         self.function = function
-        self.name = name or function.__name__
+        self.name = name if name is not None else function.__name__
+        if not _NAME.fullmatch(self.name):
+            raise DeclarationError(f"tool name {self.name!r} does not match {_NAME.pattern}")
         self.effect = effect
         self.timeout_s = timeout_s
         self.conclusive: bool | None = None
@@ -39,7 +43,10 @@ class FunctionTool:
             raise DeclarationError(f"tool {self.name}: needs a docstring, it is what the model reads")
         self.description = docstring
         self._model, self._context_name = _arguments_model(function, self.name)
-        schema = self._model.model_json_schema()
+        try:
+            schema = self._model.model_json_schema()
+        except pydantic.errors.PydanticInvalidForJsonSchema as error:
+            raise DeclarationError(f"tool {self.name}: no JSON schema: {error}") from error
         schema.pop("title", None)
         self.parameters: dict[str, Any] = schema
 
@@ -55,6 +62,8 @@ class FunctionTool:
         """
 
         def register(hook: Callable[..., Any]) -> Callable[..., Any]:
+            if list(inspect.signature(hook).parameters) != list(inspect.signature(self.function).parameters):
+                raise DeclarationError(f"tool {self.name}: the reconcile hook must take the tool's own parameters")
             self._reconcile = hook
             self.conclusive = conclusive
             return hook
@@ -100,12 +109,19 @@ def _as_text(value: Any) -> str:
         return value.model_dump_json()
     if isinstance(value, bytes | bytearray):
         raise ToolError("The tool returned binary data, which cannot be shown to the model.")
-    return orjson.dumps(value, default=pydantic.TypeAdapter(Any).dump_python).decode()
+    # The effect has happened by now: whatever was returned, it must not look like a failure.
+    try:
+        return pydantic_core.to_json(value, fallback=str).decode()
+    except Exception:  # noqa: BLE001 - a str() of the author's that raises; the type is all that can be told
+        return f"<{type(value).__name__}>"
 
 
 def _arguments_model(function: Callable[..., Any], name: str) -> tuple[type[BaseModel], str | None]:
     """The pydantic model of the function's arguments, and the name of its `ToolContext` parameter if it has one."""
-    hints = typing.get_type_hints(function, include_extras=True)
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+    except (NameError, TypeError) as error:
+        raise DeclarationError(f"tool {name}: its type hints cannot be resolved: {error}") from error
     fields: dict[str, Any] = {}
     context_name = None
     for parameter in inspect.signature(function).parameters.values():
@@ -114,11 +130,16 @@ def _arguments_model(function: Callable[..., Any], name: str) -> tuple[type[Base
         hint = hints.get(parameter.name)
         if hint is None:
             raise DeclarationError(f"tool {name}: parameter {parameter.name!r} needs a type hint")
-        if hint is ToolContext:
+        if hint is ToolContext or ToolContext in typing.get_args(hint):
             context_name = parameter.name
             continue
+        if parameter.name.startswith("_"):
+            raise DeclarationError(f"tool {name}: parameter {parameter.name!r} must not begin with an underscore")
         fields[parameter.name] = (hint, ... if parameter.default is parameter.empty else parameter.default)
-    model = create_model(f"{name}_arguments", __config__=ConfigDict(extra="forbid"), **fields)
+    try:
+        model = create_model(f"{name}_arguments", __config__=ConfigDict(extra="forbid"), **fields)
+    except (pydantic.errors.PydanticUserError, TypeError, NameError) as error:
+        raise DeclarationError(f"tool {name}: {error}") from error
     return model, context_name
 
 

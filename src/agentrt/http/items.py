@@ -1,0 +1,110 @@
+"""Checking the items that clients send: every fault is named by its parameter, what may be left out is filled in.
+
+Whatever passes can be read back by every client of the API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from agentrt.http.body import Bounds
+from agentrt.http.errors import invalid
+
+__all__ = ["check_items"]
+
+
+def check_items(value: Any, bounds: Bounds, param: str = "input") -> list[dict[str, Any]]:
+    """The input as a list of items in the API's shape, without ids: those are the runtime's to give."""
+    if isinstance(value, str):
+        value = [{"role": "user", "content": value}]
+    if not isinstance(value, list) or not value:
+        raise invalid(f"'{param}' must be a string or a list of items", param, "invalid_type")
+    if len(value) > bounds.items_max:
+        raise invalid(f"'{param}' has more than {bounds.items_max} items", param, "array_above_max_length")
+    items = []
+    for number, raw in enumerate(value):
+        at = f"{param}[{number}]"
+        if not isinstance(raw, dict):
+            raise invalid(f"'{at}' must be an object", at, "invalid_type")
+        item = _check_item(raw, at)
+        if len(orjson.dumps(item)) > bounds.item_bytes_max:
+            raise invalid(f"'{at}' is longer than {bounds.item_bytes_max} bytes", at, "item_too_large")
+        items.append(item)
+    return items
+
+
+_FIELDS: Mapping[str, Mapping[str, type]] = {
+    "function_call": {"call_id": str, "name": str, "arguments": str},
+    "function_call_output": {"call_id": str},
+    "mcp_approval_response": {"approval_request_id": str, "approve": bool},
+    "reasoning": {},
+    "mcp_call": {"name": str, "arguments": str, "server_label": str},
+    "mcp_approval_request": {"name": str, "arguments": str, "server_label": str},
+}
+_STATUSES = frozenset({"in_progress", "completed", "incomplete"})
+_WORDS = {str: "a string", bool: "true or false"}
+
+
+def _check_item(raw: dict[str, Any], at: str) -> dict[str, Any]:
+    kind = raw.get("type") or ("message" if "role" in raw else None)
+    item = {name: value for name, value in raw.items() if name != "id"}
+    if kind == "message":
+        return _check_message(item, at)
+    if not isinstance(kind, str) or (wanted := _FIELDS.get(kind)) is None:
+        raise invalid(f"'{at}.type' is not a type of item that can be sent", f"{at}.type")
+    for name, type_ in wanted.items():
+        if not isinstance(item.get(name), type_):
+            raise invalid(f"'{at}.{name}' must be {_WORDS[type_]}", f"{at}.{name}", "invalid_type")
+    if kind == "reasoning":
+        item.setdefault("summary", [])
+    if kind == "function_call_output":
+        item["output"] = _check_output(item.get("output"), at)
+    if kind.startswith("function_call") or kind == "reasoning":
+        status = item.setdefault("status", "completed")
+        if not isinstance(status, str) or status not in _STATUSES:
+            raise invalid(f"'{at}.status' must be one of {sorted(_STATUSES)}", f"{at}.status")
+    return item
+
+
+def _check_output(output: Any, at: str) -> str | list[dict[str, Any]]:
+    if isinstance(output, str):
+        return output
+    if not isinstance(output, list):
+        raise invalid(f"'{at}.output' must be a string or a list", f"{at}.output", "invalid_type")
+    return [_check_part(part, f"{at}.output[{number}]") for number, part in enumerate(output)]
+
+
+_ROLES = frozenset({"user", "assistant", "system", "developer"})
+_PARTS = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
+
+
+def _check_message(item: dict[str, Any], at: str) -> dict[str, Any]:
+    role = item.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise invalid(f"'{at}.role' must be user, assistant, system or developer", f"{at}.role")
+    content = item.get("content")
+    if isinstance(content, str):
+        content = [{"type": "output_text" if role == "assistant" else "input_text", "text": content}]
+    if not isinstance(content, list):
+        raise invalid(f"'{at}.content' must be a string or a list", f"{at}.content", "invalid_type")
+    parts = [_check_part(part, f"{at}.content[{number}]") for number, part in enumerate(content)]
+    return {"type": "message", "role": role, "status": "completed", "content": parts}
+
+
+def _check_part(part: Any, where: str) -> dict[str, Any]:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if not isinstance(kind, str):
+        raise invalid(f"'{where}' must be an object with a type", where, "invalid_type")
+    if kind in _PARTS:
+        if not isinstance(part.get(_PARTS[kind]), str):
+            raise invalid(f"'{where}.{_PARTS[kind]}' must be a string", f"{where}.{_PARTS[kind]}", "invalid_type")
+    elif kind not in {"input_image", "input_file"}:
+        raise invalid(f"'{where}.type' is not a type of content that can be sent", f"{where}.type")
+    if kind == "output_text":
+        return {"annotations": [], "logprobs": [], **part}
+    if kind == "input_image":
+        return {"detail": "auto", **part}
+    return dict(part)
