@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentrt.agent import Agent
@@ -80,7 +80,9 @@ def create_app(
     by_name = {agent.name: agent for agent in declared}
     if not declared or len(by_name) != len(declared):
         raise DeclarationError("an app needs at least one agent, and no two of the same name")
-    keys = Keys(read_keys(settings.api_keys_file) if settings.api_keys_file else None, settings.api_keys_secret)
+    on = settings.auth == "on"
+    stored = read_keys(settings.api_keys_file) if settings.api_keys_file and on else None
+    keys = Keys(stored, settings.api_keys_secret, allowed=not on)
     telemetry = Telemetry()
 
     @asynccontextmanager
@@ -180,13 +182,14 @@ async def _error_response(request: Request, error: Exception) -> Response:
     return answer.response()
 
 
-async def _http_exception(request: Request, error: Exception) -> Response:  # noqa: ARG001 - Starlette's signature
+async def _http_exception(request: Request, error: Exception) -> Response:
     """Starlette's own 404 and 405 in the API's shape."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     code = {404: "unknown_url", 405: "method_not_allowed"}.get(status, "http_error")
     answer = ApiError(status, code, str(getattr(error, "detail", "")) or "error").response()
-    for name, value in (getattr(error, "headers", None) or {}).items():
-        answer.headers[name] = value  # the methods that a 405 allows
+    if status == 405:  # Starlette names the methods of one route only
+        matching = [route for route in ROUTES if route.matches(request.scope)[0] != Match.NONE]
+        answer.headers["allow"] = ", ".join(sorted({method for route in matching for method in route.methods or ()}))
     return answer
 
 

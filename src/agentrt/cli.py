@@ -133,8 +133,9 @@ def create_key(tenant: str, path: Path) -> None:
         key, line = mint(tenant, os.environ.get("AGENTRT_API_KEYS_SECRET", ""))
     except SettingsError as error:
         raise click.ClickException(str(error)) from error
+    broken = path.exists() and path.read_bytes()[-1:] not in {b"", b"\n"}
     with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+        file.write(("\n" if broken else "") + line + "\n")
     click.echo(key)
 
 

@@ -19,7 +19,7 @@ from agentrt.http.auth import Keys, read_keys
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer, free_port
 from tests.http.conftest import NO_TLS
-from tests.http.wire import UNKNOWN, defect, history, new_conversation, say
+from tests.http.wire import UNKNOWN, history, new_conversation, say
 
 SECRET = "a secret of the tests"
 
@@ -142,7 +142,6 @@ async def test_a_refused_request_is_not_read(guarded: Guarded) -> None:
     assert answered.status_code == 401
 
 
-@defect("D14: the 401 bears no WWW-Authenticate")
 async def test_a_401_says_how_to_authenticate(guarded: Guarded) -> None:
     """RFC 9110: a 401 must bear `WWW-Authenticate`."""
     async with _client(guarded, "") as client:
@@ -284,7 +283,6 @@ def test_without_keys_only_loopback_is_served(host: str) -> None:
     assert host in said
 
 
-@defect("D1: a file without keys lets everybody in")
 def test_a_file_without_keys_is_not_an_open_door(tmp_path: Path, redis_server: RedisServer) -> None:
     path = tmp_path / "keys"
     path.write_text("# none yet\n\n")

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from tests.harness.pod import Pod
-from tests.http.wire import UNKNOWN, defect, history, new_conversation, say
+from tests.http.wire import UNKNOWN, history, new_conversation, say
 
 Client = httpx2.AsyncClient
 CONV, RESP, ITEM = f"conv_{UNKNOWN}", f"resp_{UNKNOWN}{UNKNOWN}", f"msg_{UNKNOWN}0"
@@ -75,15 +75,6 @@ for _ in range(400):
     NESTED = [NESTED]  # type: ignore[assignment]
 
 
-UNHASHABLE = "D2: a list or an object where a word is wanted is a 500"
-NESTING = "D3: more than 254 levels of nesting are a 500"
-EMPTY = "D9: an empty value of the wrong type is taken for none"
-FAULTY = {
-    "truncation list": UNHASHABLE,
-    "truncation object": UNHASHABLE,
-    "role list": UNHASHABLE,
-    "role object": UNHASHABLE,
-}
 BAD: list[tuple[str, dict[str, Any], str]] = [
     ("temperature text", {"temperature": "hot"}, "temperature"),
     ("temperature true", {"temperature": True}, "temperature"),
@@ -149,7 +140,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(
     ("wrong", "param"),
-    [pytest.param(*case, id=name, marks=[defect(FAULTY[name])] if name in FAULTY else []) for name, *case in BAD],
+    [pytest.param(*case, id=name) for name, *case in BAD],
 )
 async def test_a_wrong_parameter_is_named_and_nothing_is_stored(
     a: Client, b: Client, conversation: str, wrong: dict[str, Any], param: str
@@ -160,7 +151,6 @@ async def test_a_wrong_parameter_is_named_and_nothing_is_stored(
     assert await history(b, conversation) == before
 
 
-@defect(EMPTY)
 @pytest.mark.parametrize(
     ("wrong", "param"),
     [
@@ -174,7 +164,6 @@ async def test_an_empty_value_of_the_wrong_type_is_wrong_as_well(a: Client, wron
     check_error(await say(a, "hello", **wrong), 400, param)
 
 
-@defect(NESTING)
 @pytest.mark.parametrize("where", ["text", "reasoning", "unknown_key", "input"])
 async def test_deeply_nested_values_are_no_server_error(a: Client, conversation: str, where: str) -> None:
     value = [{"type": "reasoning", "summary": [], "x": NESTED}] if where == "input" else {"x": NESTED}
@@ -274,7 +263,6 @@ async def test_a_malformed_response_to_go_on_from(a: Client, identifier: str) ->
     check_error(answered, 404, "previous_response_id", "previous_response_not_found")
 
 
-@defect("D6: the 404 names `conversation` instead of `previous_response_id`")
 async def test_an_unknown_response_to_go_on_from(a: Client) -> None:
     answered = await say(a, "hello", previous_response_id=RESP)
     check_error(answered, 404, "previous_response_id", "previous_response_not_found")
@@ -293,11 +281,11 @@ async def test_an_unknown_response_of_a_known_conversation(a: Client, conversati
         ({"conversation": 5}, "conversation"),
         ({"conversation": ["x"]}, "conversation"),
         ({"conversation": {"id": 5}}, "conversation"),
-        pytest.param({"conversation": {}}, "conversation", marks=defect(EMPTY)),
-        pytest.param({"conversation": {"id": None}}, "conversation", marks=defect(EMPTY)),
+        pytest.param({"conversation": {}}, "conversation"),
+        pytest.param({"conversation": {"id": None}}, "conversation"),
         ({"previous_response_id": 5}, "previous_response_id"),
-        pytest.param({"previous_response_id": 0}, "previous_response_id", marks=defect(EMPTY)),
-        pytest.param({"previous_response_id": []}, "previous_response_id", marks=defect(EMPTY)),
+        pytest.param({"previous_response_id": 0}, "previous_response_id"),
+        pytest.param({"previous_response_id": []}, "previous_response_id"),
         ({"previous_response_id": {"id": RESP}}, "previous_response_id"),
     ],
 )
@@ -308,7 +296,6 @@ async def test_an_id_of_the_wrong_type(a: Client, wrong: dict[str, Any], param: 
     check_error(answered, answered.status_code, param)
 
 
-@defect(EMPTY)
 @pytest.mark.parametrize("name", ["conversation", "previous_response_id"])
 async def test_an_empty_id_is_not_a_new_conversation(a: Client, name: str) -> None:
     answered = await say(a, "hello", **{name: ""})
@@ -339,16 +326,11 @@ QUERIES = [
 ]
 
 
-DIGITS = "D4: `²` and very long numbers pass isdigit() and are a 500"
 ODD_NUMBERS = ["²", "9" * 5000]
 
 
-def _odd(*case: str) -> Any:
-    return pytest.param(*case, marks=[defect(DIGITS)] if case[-1] in ODD_NUMBERS else [])
-
-
 @pytest.mark.parametrize("listing", ["conversation", "response"])
-@pytest.mark.parametrize(("name", "value"), [_odd(name, value) for name, values in QUERIES for value in values])
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in QUERIES for value in values])
 async def test_a_bad_page(a: Client, conversation: str, listing: str, name: str, value: str) -> None:
     path = f"/v1/conversations/{conversation}/items"
     if listing == "response":
@@ -356,7 +338,7 @@ async def test_a_bad_page(a: Client, conversation: str, listing: str, name: str,
     check_error(await a.get(path, params={name: value}), 400, name)
 
 
-@pytest.mark.parametrize("value", ["-1", "x", "1.5", "", pytest.param("²", marks=defect(DIGITS)), "9" * 13, "9" * 5000])
+@pytest.mark.parametrize("value", ["-1", "x", "1.5", "", "²", "9" * 13, "9" * 5000])
 async def test_a_bad_cursor_never_starts_at_the_beginning(a: Client, value: str) -> None:
     identifier = (await say(a, "hello")).json()["id"]
     answered = await a.get(f"/v1/responses/{identifier}", params={"stream": "true", "starting_after": value})
@@ -461,7 +443,6 @@ async def test_a_wrong_method(a: Client, method: str, path: str) -> None:
     check_error(await a.request(method, path), 405, None, "method_not_allowed")
 
 
-@defect("D8: the 405 bears no Allow")
 @pytest.mark.parametrize(("method", "path", "allowed"), WRONG_METHODS)
 async def test_a_wrong_method_is_told_the_right_ones(a: Client, method: str, path: str, allowed: set[str]) -> None:
     """RFC 9110: a 405 must bear `Allow`."""
@@ -470,10 +451,7 @@ async def test_a_wrong_method_is_told_the_right_ones(a: Client, method: str, pat
     assert listed - {"HEAD"} == allowed
 
 
-UNBOUNDED = defect("D10: the key of a new conversation is not bounded")
-
-
-@pytest.mark.parametrize("path", ["/v1/responses", pytest.param("/v1/conversations", marks=UNBOUNDED)])
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/conversations"])
 async def test_an_idempotency_key_that_is_too_long(a: Client, path: str) -> None:
     body = {"model": "echo", "input": "hello"}
     fits = await a.post(path, json=body, headers={"Idempotency-Key": "k" * 255})
@@ -489,8 +467,6 @@ async def test_an_unknown_policy_in_the_header(a: Client, conversation: str) -> 
 
 
 async def test_after_all_that_the_pod_still_serves(a: Client, conversation: str) -> None:
-    for name, wrong, _ in BAD:
-        if name in FAULTY:
-            continue  # a 500 closes the connection
+    for _, wrong, _ in BAD:
         assert (await say(a, "hello", **{"conversation": conversation, **wrong})).status_code >= 400
     assert (await say(a, "hello", conversation=conversation)).status_code == 200

@@ -14,7 +14,6 @@ from tests.http.wire import (
     Live,
     answer,
     conversation_of,
-    defect,
     events_of,
     eventually,
     history,
@@ -299,7 +298,6 @@ async def test_many_messages_at_once_are_one_history_in_order(a: Client, b: Clie
         assert len(rows(sink, title)) == 1
 
 
-@defect("D0: the first pong ends the listener, so every waiter waits for its poll")
 async def test_a_waiting_message_is_told_at_once_that_it_is_its_turn(a: Client, b: Client) -> None:
     """Eight turns in a row, on two pods: far less than the poll of a second behind each of them."""
     conversation = await new_conversation(a)

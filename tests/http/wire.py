@@ -12,18 +12,12 @@ from typing import Any
 
 import httpx2
 import orjson
-import pytest
 import redis
 
 from agentrt.store.keys import SessionKeys
 
 UNKNOWN = "0123456789ABCDEFGHIJKL"
 """Shaped like an id of ours, and nobody's."""
-
-
-def defect(reason: str) -> pytest.MarkDecorator:
-    """A test that shows a defect of ours which is not cured yet; once it is, the test fails until the mark is gone."""
-    return pytest.mark.xfail(reason=reason, strict=True)
 
 
 @dataclass(frozen=True)

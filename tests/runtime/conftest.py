@@ -81,7 +81,7 @@ async def running(
             stack,
             Settings(redis_url=redis_url, pod=pod, **settings),
             {agent.name: agent for agent in agents},
-            Keys({}, ""),
+            Keys(None, ""),
             Telemetry(),
             given,
         )

@@ -17,7 +17,6 @@ from pydantic import BaseModel, Field
 from agentrt.agent import Effect, ToolContext
 from agentrt.errors import DeclarationError, ToolError
 from agentrt.tools.function import FunctionTool, tool
-from tests.http.wire import defect
 
 CTX = ToolContext(
     tenant="t", session="s", run="r", tool="x", idempotency_key="k", fencing_token=7, pod="p", attempt=1, deps="world"
@@ -152,18 +151,12 @@ def _unknown_hint(x: Nowhere) -> None:  # type: ignore[name-defined]  # noqa: F8
     """The hint names nothing."""
 
 
-def _optional_context(x: int, ctx: ToolContext | None = None) -> None:
-    """The context must not become an argument of the model's."""
-
-
-@defect("D11: these end in errors of pydantic or typing, or put the context into the schema")
-@pytest.mark.parametrize("function", [_private, _no_schema, _unknown_hint, _optional_context])
+@pytest.mark.parametrize("function", [_private, _no_schema, _unknown_hint])
 def test_what_cannot_work_is_refused_at_the_declaration(function: Any) -> None:
     with pytest.raises(DeclarationError, match=function.__name__):
         tool(function)
 
 
-@defect("D11: the name is not checked; providers refuse every request of the agent")
 @pytest.mark.parametrize("name", ["", "a b", "x" * 65, "naïve"])
 def test_a_name_must_be_one_that_providers_take(name: str) -> None:
     def function() -> None:
@@ -171,6 +164,14 @@ def test_a_name_must_be_one_that_providers_take(name: str) -> None:
 
     with pytest.raises(DeclarationError, match="name"):
         FunctionTool(function, Effect.READ_ONLY, 30.0, name or "a.b c")
+
+
+def test_an_optional_context_is_no_argument_of_the_models() -> None:
+    @tool
+    def act(x: int, ctx: ToolContext | None = None) -> None:
+        """Act."""
+
+    assert list(act.parameters["properties"]) == ["x"]
 
 
 # --- the arguments ----------------------------------------------------------------------------------------------------
@@ -281,7 +282,6 @@ async def test_what_a_tool_returns_becomes_text(value: Any, text: str) -> None:
     assert await run(give, "{}") == text
 
 
-@defect("D15: after the effect has happened, the call fails with a TypeError, and the model may call again")
 @pytest.mark.parametrize(
     "value",
     [{1, 2}, decimal.Decimal("1.50"), {1: "x"}, {"a": {2}}, Unserializable()],
@@ -357,7 +357,6 @@ async def test_a_sync_hook_runs_in_a_thread_and_an_empty_answer_is_an_answer() -
     assert seen[0] is not threading.main_thread()
 
 
-@defect("D11: a hook that does not fit its tool is found out in the disaster only")
 def test_a_hook_that_cannot_be_called_like_its_tool_is_refused() -> None:
     @tool
     def book(ctx: ToolContext, seat: int) -> str:

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from agentrt.memory.tokens import FILL, estimate
 from agentrt.memory.window import CUT, newest
 from agentrt.records import Item
-from tests.http.wire import defect
 
 
 def said(text: str, number: int = 0) -> Item:
@@ -119,7 +118,6 @@ def test_the_parts_of_a_message_share_the_room() -> None:
     assert cost([cut]) <= 2_000
 
 
-@defect("D13: long arguments of a call are not cut")
 def test_long_arguments_do_not_break_the_budget() -> None:
     (cut,) = newest([called("ok", '{"text": "' + "word " * 5_000 + '"}')], 1_000)
     assert cost([cut]) <= 1_000

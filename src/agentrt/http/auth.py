@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,6 +47,15 @@ def _digest(secret: str, key: str) -> bytes:
     return hmac.new(secret.encode(), key.encode(), hashlib.sha256).digest()
 
 
+def _on_loopback(request: Request) -> bool:
+    """Whether the request came to an address of this machine only."""
+    server = request.scope.get("server")
+    try:
+        return server is not None and ipaddress.ip_address(server[0]).is_loopback
+    except ValueError:
+        return False
+
+
 def mint(tenant: str, secret: str) -> tuple[str, str]:
     """A new key for a tenant: (the key, shown once; the line for the file)."""
     if not is_name(tenant):
@@ -71,15 +81,18 @@ def read_keys(path: str) -> dict[str, StoredKey]:
         if not is_name(tenant) or len(stored.digest) != hashlib.sha256().digest_size:
             raise SettingsError(f"{path}, line {number}: not a tenant name, or not a SHA-256")
         keys[identifier] = stored
+    if not keys:
+        raise SettingsError(f"{path}: no key in it")
     return keys
 
 
 class Keys:
-    """Checks credentials. Without a file of keys (None) everybody is the tenant `dev`: `cli` sees to it that this is
-    so on loopback only. A file without keys lets nobody in.
+    """Checks credentials. Without a file of keys (None) everybody is the tenant `dev`, on loopback, and elsewhere only
+    where that is `allowed`.
     """
 
-    def __init__(self, keys: Mapping[str, StoredKey] | None, secret: str) -> None:
+    def __init__(self, keys: Mapping[str, StoredKey] | None, secret: str, *, allowed: bool = False) -> None:
+        self._allowed = allowed
         if keys is not None and not secret:
             raise SettingsError("AGENTRT_API_KEYS_SECRET is not set")
         self.open = keys is None
@@ -92,6 +105,8 @@ class Keys:
         scheme, _, credential = request.headers.get("authorization", "").partition(" ")
         credential = credential.strip() if scheme.lower() == "bearer" else ""
         if self.open:
+            if not self._allowed and not _on_loopback(request):
+                raise ApiError(401, "no_api_keys", "This server has no API keys and is not on loopback.", final=True)
             return Principal(DEV_TENANT, hashlib.sha256(credential.encode()).hexdigest()[:16])
         parts = credential.split("_", 2)
         stored = self._keys.get(parts[1]) if len(parts) == 3 else None

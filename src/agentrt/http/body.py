@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from agentrt.http.errors import ApiError, invalid
 from agentrt.store.keys import is_name
@@ -17,6 +19,7 @@ __all__ = ["Bounds", "check_metadata", "check_options", "check_user", "is_number
 _DEPTH_MAX = 128
 """Deepest nesting of a body: what is stored wraps it a little deeper, and JSON writers have bounds of their own."""
 _DIGITS_MAX = 12
+_LINGER_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +35,13 @@ async def read_json(request: Request, bounds: Bounds) -> dict[str, Any]:
     """The body as a JSON object. Raises 413 as soon as more bytes came than allowed, 400 for anything but an object."""
     declared = request.headers.get("content-length", "")
     if len(declared) > _DIGITS_MAX or (is_number(declared) and int(declared) > bounds.body_bytes_max):
-        raise _too_large(bounds)
+        raise await _too_large(request, bounds)
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > bounds.body_bytes_max:
-            raise _too_large(bounds)
+            raise await _too_large(request, bounds)
         chunks.append(chunk)
     raw = b"".join(chunks)
     try:
@@ -68,7 +71,12 @@ def is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX
 
 
-def _too_large(bounds: Bounds) -> ApiError:
+async def _too_large(request: Request, bounds: Bounds) -> ApiError:
+    """The 413, after the client had a moment to finish: a connection closed under its hands would hide the answer."""
+    with suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(_LINGER_S):
+            async for _ in request.stream():
+                pass
     return ApiError(413, "body_too_large", f"the body is longer than {bounds.body_bytes_max} bytes")
 
 

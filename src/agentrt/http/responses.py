@@ -49,8 +49,9 @@ async def create(request: HttpRequest) -> ASGIApp:
     if message.request.options.get("background"):
         if place.owned is not None:
             to.admission.run_in_background(place)
-        identifier = response.response_id(place.session.id, place.run)
-        return json_response(response.body(message.request, identifier, "in_progress"))
+        stored = await to.services.conversations.run(place.session, place.run)
+        if stored is not None:
+            return json_response(_body(place.session, place.run, stored))
     if place.owned is not None:
         end = await to.admission.run(place)
         if end is not None:

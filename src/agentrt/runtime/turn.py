@@ -202,7 +202,7 @@ class Turn:
             call = self._effects.prepare(planned, self._tools)
             if outcome is not None:
                 call.outcome = outcome
-                self._services.telemetry.effects.labels(planned.tool, "replayed").inc()
+                self._services.telemetry.effects.labels(self._label(planned), "replayed").inc()
                 self._output.server_call_done(planned.output_index, outcome.output, outcome.error)
                 self._effects_happened = True
             else:
@@ -221,7 +221,7 @@ class Turn:
                     assert call.outcome is not None
                     planned, outcome = call.planned, call.outcome
                     self._output.server_call_done(planned.output_index, outcome.output, outcome.error)
-                    self._services.telemetry.effects.labels(planned.tool, outcome.state).inc()
+                    self._services.telemetry.effects.labels(self._label(planned), outcome.state).inc()
                 await self._record(f"{step}.{number}", done)
                 self._effects_happened = True
                 number += 1
@@ -290,6 +290,10 @@ class Turn:
             specs=self._specs,
             cache_key=self._owned.session.id,
         )
+
+    def _label(self, planned: Planned) -> str:
+        """The tool as a metric's label: a name that a model made up must not become one."""
+        return planned.tool if planned.tool in self._tools else "unknown"
 
     def _new_effects(self) -> Effects:
         services = self._services

@@ -75,10 +75,10 @@ class Notices:
                 pause_s = 0.0
                 while True:
                     message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=_READ_S)
-                    if message is not None:
-                        self._wake(message["data"])
-                    else:
+                    if message is None:
                         await pubsub.ping()
+                    elif message["type"] == "message":  # the answer to a ping comes this way too
+                        self._wake(message["data"])
             except (RedisError, OSError):
                 # What was missed meanwhile is found by the polls behind every wait.
                 for events in self._waiting.values():
