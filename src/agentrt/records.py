@@ -8,16 +8,26 @@ without parsing it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, overload
 
 import orjson
 
 from agentrt.errors import SchemaNewer
 
-__all__ = ["SCHEMA_VERSION", "TERMINAL", "Item", "Request", "Usage", "item_id", "parse_item_id", "upcast"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "TERMINAL",
+    "Item",
+    "Items",
+    "Request",
+    "Usage",
+    "item_id",
+    "parse_item_id",
+    "upcast",
+]
 
 SCHEMA_VERSION = 1
 
@@ -52,6 +62,9 @@ class Item:
         """The stored form."""
         return self.raw + b"\n" + self.private_raw if self.private_raw else self.raw
 
+    def __len__(self) -> int:
+        return len(self.raw) + len(self.private_raw)
+
     @cached_property
     def data(self) -> dict[str, Any]:
         """The public shape, parsed on first use."""
@@ -75,6 +88,38 @@ class Item:
     def type(self) -> str:
         """The item's type, `message` where none is given."""
         return str(self.data.get("type", "message"))
+
+
+class Items(Sequence[Item]):
+    """Items as they are stored, each decoded when somebody looks at it: most of a window is only passed on.
+
+    `size` is their length in bytes, private parts included.
+    """
+
+    __slots__ = ("_entries", "size")
+
+    def __init__(self, entries: Iterable[bytes | Item]) -> None:
+        self._entries = list(entries)
+        self.size = sum(map(len, self._entries))
+
+    def followed_by(self, new: Sequence[Item]) -> Items:
+        """These items, then `new`."""
+        return Items([*self._entries, *new])
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> Items: ...
+    def __getitem__(self, index: int | slice) -> Item | Items:
+        if isinstance(index, slice):
+            return Items(self._entries[index])
+        entry = self._entries[index]
+        if isinstance(entry, bytes):
+            entry = self._entries[index] = Item.decode(entry)
+        return entry
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily
@@ -29,49 +30,82 @@ class _Read(Collector):
         return [CounterMetricFamily(self._name, self._description, self.read())]
 
 
+_M = TypeVar("_M", Counter, Histogram)
+
+
+class _Labelled(Generic[_M]):
+    """A metric by its label values, found by one look into a dict; the library's `labels` takes a lock."""
+
+    def __init__(self, metric: _M) -> None:
+        self._metric: _M = metric
+        self._children: dict[tuple[str | int, ...], _M] = {}
+
+    def labels(self, *values: str | int) -> _M:
+        """The child of these label values."""
+        child = self._children.get(values)
+        if child is None:
+            child = self._children[values] = self._metric.labels(*values)
+        return child
+
+
 class Telemetry:
     """The metrics of one pod, on a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self.turns = Counter(
-            "agentrt_turns", "Runs that this pod ended, by agent and status.", ["agent", "status"], registry=registry
+        self.turns = _Labelled(
+            Counter(
+                "agentrt_turns",
+                "Runs that this pod ended, by agent and status.",
+                ["agent", "status"],
+                registry=registry,
+            )
         )
-        self.turn_seconds = Histogram(
-            "agentrt_turn_seconds",
-            "Time from the request to the committed turn, by agent.",
-            ["agent"],
-            buckets=_SECONDS,
-            registry=registry,
+        self.turn_seconds = _Labelled(
+            Histogram(
+                "agentrt_turn_seconds",
+                "Time from the request to the committed turn, by agent.",
+                ["agent"],
+                buckets=_SECONDS,
+                registry=registry,
+            )
         )
-        self.begins = Counter(
-            "agentrt_begins",
-            "What became of requests for a turn: owned, joined, waiting, busy, ended, claimed.",
-            ["outcome"],
-            registry=registry,
+        self.begins = _Labelled(
+            Counter(
+                "agentrt_begins",
+                "What became of requests for a turn: owned, joined, waiting, busy, ended, claimed.",
+                ["outcome"],
+                registry=registry,
+            )
         )
-        self.effects = Counter(
-            "agentrt_effects",
-            "Tool calls by tool and outcome: recorded, failed, replayed, in_doubt.",
-            ["tool", "outcome"],
-            registry=registry,
+        self.effects = _Labelled(
+            Counter(
+                "agentrt_effects",
+                "Tool calls by tool and outcome: recorded, failed, replayed, in_doubt.",
+                ["tool", "outcome"],
+                registry=registry,
+            )
         )
         self.ownership_lost = Counter(
             "agentrt_ownership_lost",
             "Runs that this pod had to stop working on because another pod owned the session.",
             registry=registry,
         )
-        self.model_calls = Counter(
-            "agentrt_model_calls",
-            "Calls of a model provider, by provider and outcome: ok, retried, failed.",
-            ["provider", "outcome"],
-            registry=registry,
+        self.model_calls = _Labelled(
+            Counter(
+                "agentrt_model_calls",
+                "Calls of a model provider, by provider and outcome: ok, retried, failed.",
+                ["provider", "outcome"],
+                registry=registry,
+            )
         )
-        self.tokens = Counter(
-            "agentrt_tokens",
-            "Tokens that the providers reported, by agent and direction: input, cached, output.",
-            ["agent", "direction"],
-            registry=registry,
+        self.tokens = _Labelled(
+            Counter(
+                "agentrt_tokens",
+                "Tokens that the providers reported, by agent and direction: input, cached, output.",
+                ["agent", "direction"],
+                registry=registry,
+            )
         )
         self.runs_in_flight = Gauge(
             "agentrt_runs_in_flight", "Runs that this pod is working on now.", registry=registry
@@ -79,15 +113,19 @@ class Telemetry:
         self.runs_capacity = Gauge(
             "agentrt_runs_capacity", "Runs that this pod may work on at once.", registry=registry
         )
-        self.http = Counter(
-            "agentrt_http_requests", "HTTP requests by route and status code.", ["route", "code"], registry=registry
+        self.http = _Labelled(
+            Counter(
+                "agentrt_http_requests", "HTTP requests by route and status code.", ["route", "code"], registry=registry
+            )
         )
         self.ready = Gauge("agentrt_ready", "1 while this pod is ready to serve, else 0.", registry=registry)
-        self.probe_failures = Counter(
-            "agentrt_redis_probe_failures",
-            "Failed readiness probes of Redis, by reason (a closed set of words).",
-            ["reason"],
-            registry=registry,
+        self.probe_failures = _Labelled(
+            Counter(
+                "agentrt_redis_probe_failures",
+                "Failed readiness probes of Redis, by reason (a closed set of words).",
+                ["reason"],
+                registry=registry,
+            )
         )
         self.redis_waiting = Gauge(
             "agentrt_redis_waiting_units", "Units of Redis commands that wait for a reply now.", registry=registry

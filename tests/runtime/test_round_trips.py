@@ -41,6 +41,6 @@ async def test_waits_for_redis(redis_url: str, steps: int, calls: int, waits: in
         before = runtime.writes
         _, end = await runtime.turn("a", "hello")
         assert end.status == "completed"
-        # `finish` of the warm-up and of this turn leave later, together with other writes; nobody waits for them.
+        # The leases of the warm-up and of this turn are ended later, together with other writes; nobody waits for it.
         unwaited = runtime.writes - before - waits
         assert unwaited in {0, 1}

@@ -200,7 +200,7 @@ async def test_the_whole_flow(store: Store, routed: Routed, masters: list[redis_
     seen = [watcher.read() for watcher in watchers]
     assert [watcher.undeclared for watcher in seen] == [[]] * MASTERS
     assert set[str]().union(*(watcher.seen for watcher in seen)) == set(routed.scripts)
-    per_session = set(routed.scripts) - {"lease", "renew", "watch", "finish", "upgrade"}
+    per_session = set(routed.scripts) - {"lease", "renew", "watch", "upgrade"}
     assert all(watcher.seen >= per_session for watcher in seen)
 
 
@@ -210,11 +210,9 @@ async def test_the_whole_flow(store: Store, routed: Routed, masters: list[redis_
 async def test_a_script_over_two_slots_fails(store: Store, routed: Routed) -> None:
     """The Cluster does refuse: leases of the queue's slot in a script of a session's."""
     session = new_session()
-    finish = Script(
-        "both", "-- both: two slots\n-- KEYS session leases\n-- ARGV\nreturn redis.call('EXISTS', session)\n"
-    )
-    routed.scripts["both"] = finish
-    unit = Unit(session.tag).call(finish, (session.hash, QueueKeys().leases))
+    both = Script("both", "-- both: two slots\n-- KEYS session leases\n-- ARGV\nreturn redis.call('EXISTS', session)\n")
+    routed.scripts["both"] = both
+    unit = Unit(session.tag).call(both, (session.hash, QueueKeys().leases))
     with pytest.raises(ScriptError, match="CROSSSLOT"):
         await routed.execute(unit)
 

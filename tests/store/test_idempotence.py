@@ -63,7 +63,8 @@ async def redis(proxy: ByteProxy, outside: redis_py.Redis) -> AsyncIterator[Redi
     async with connected(proxy.url) as redis:
         for script in redis.scripts.values():
             outside.script_load(script.source)
-        outside.evalsha(redis.scripts["finish"].sha, 1, "agentrt:{q:0}:leases", "x")
+        outside.evalsha(redis.scripts["lease"].sha, 1, "agentrt:{q:0}:leases", "x", 1)
+        outside.zrem("agentrt:{q:0}:leases", "x")
         yield redis
 
 

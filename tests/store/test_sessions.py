@@ -53,7 +53,7 @@ async def test_owned(store: Store, outside: redis_py.Redis) -> None:
     want = message(new_session(), user="ann")
     owned = await store.own(want)
     assert (owned.token, owned.run.id, owned.attempt, owned.first) == (want.token, want.run, 1, 0)
-    assert (owned.user, owned.metadata, owned.window) == ("ann", {}, [])
+    assert (owned.user, owned.metadata, list(owned.window)) == ("ann", {}, [])
     header = dump(outside, want.session)
     assert header | {"created": "", "updated": ""} == {
         "v": "1",
@@ -97,7 +97,7 @@ async def test_the_window_is_what_came_before(redis: Redis) -> None:
     assert [item.id for item in owned.window] == ["3", "5"]
     assert owned.first == 6
     fresh = await store.own(message(new_session(), fresh=True))
-    assert fresh.window == []
+    assert list(fresh.window) == []
 
 
 async def test_missing(store: Store, outside: redis_py.Redis) -> None:

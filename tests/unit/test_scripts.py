@@ -123,10 +123,10 @@ def test_includes_are_spliced_in() -> None:
     """The guard stands in every script that asks for it, once, before its use."""
     source = load("commit").source
     assert source.count("local function refusal(") == 1
-    assert source.index("local function refusal(") < source.index("refusal(session, token, fence)\nif refused")
+    assert source.index("local function refusal(") < source.index("refusal(session, token, fence, s)\nif refused")
     assert "local function grant(" in source
     assert "local function log(" in source
-    assert "local function" not in load("finish").source
+    assert "local function" not in load("update").source
 
 
 def test_a_missing_script_is_an_error() -> None:

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentrt.memory import window
 from agentrt.memory.tokens import FILL, estimate
-from agentrt.memory.window import CUT, newest
-from agentrt.records import Item
+from agentrt.memory.window import CUT
+from agentrt.records import Item, Items
 
 
 def said(text: str, number: int = 0) -> Item:
@@ -20,6 +21,11 @@ def said(text: str, number: int = 0) -> Item:
 def called(output: str, arguments: str = "{}") -> Item:
     """A finished call of a tool."""
     return Item.of({"id": "mcp_1", "type": "mcp_call", "name": "f", "arguments": arguments, "output": output})
+
+
+def newest(items: list[Item], budget_tokens: int) -> list[Item]:
+    """The window of those items."""
+    return list(window.newest(Items(items), budget_tokens))
 
 
 def cost(items: list[Item]) -> int:

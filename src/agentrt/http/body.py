@@ -127,10 +127,10 @@ _OPTIONS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 def check_options(body: Mapping[str, Any]) -> dict[str, Any]:
     """The API parameters that were given and are not null, checked. Unknown keys are ignored, as the API does."""
     options: dict[str, Any] = {}
-    for name, (check, wanted) in _OPTIONS.items():
-        value = body.get(name)
-        if value is None:
+    for name, value in body.items():
+        if value is None or (known := _OPTIONS.get(name)) is None:
             continue
+        check, wanted = known
         if not check(value):
             raise invalid(f"'{name}' must be {wanted}", name, "invalid_type")
         options[name] = value

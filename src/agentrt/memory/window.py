@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import orjson
 
 from agentrt.memory.tokens import FILL, estimate
-from agentrt.records import Item
+from agentrt.records import Item, Items
 
 __all__ = ["CUT", "newest"]
 
 CUT = " […cut: this entry was longer than the context allows…] "
 
 
-def newest(items: Sequence[Item], budget_tokens: int) -> list[Item]:
+def newest(items: Items, budget_tokens: int) -> Items:
     """The newest items whose tokens fit, oldest first.
 
     Items are taken whole (a tool call and its output are one item, so nothing is split). Where not even the newest
@@ -22,10 +20,10 @@ def newest(items: Sequence[Item], budget_tokens: int) -> list[Item]:
     """
     room = int(budget_tokens * FILL)
     if room <= 0:
-        return []
+        return Items(())
     # A token is at least a byte: where the bytes fit, the tokens do, and nothing needs to be counted.
-    if sum(len(item.raw) for item in items) <= room:
-        return list(items)
+    if items.size <= room:
+        return items
     kept: list[Item] = []
     for item in reversed(items):
         cost = estimate(item.raw.decode())
@@ -35,8 +33,7 @@ def newest(items: Sequence[Item], budget_tokens: int) -> list[Item]:
             break
         kept.append(item)
         room -= cost
-    kept.reverse()
-    return kept
+    return Items(reversed(kept))
 
 
 def _cut(item: Item, room_tokens: int) -> Item:

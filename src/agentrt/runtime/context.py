@@ -8,7 +8,7 @@ from typing import Any
 from agentrt.agent import Agent
 from agentrt.memory.window import newest
 from agentrt.models.base import ModelRequest, ToolSpec
-from agentrt.records import Item, Request
+from agentrt.records import Item, Items, Request
 
 __all__ = ["build", "client_tools", "tool_specs"]
 
@@ -31,7 +31,7 @@ def client_tools(request: Request) -> tuple[ToolSpec, ...]:
 def build(
     agent: Agent,
     request: Request,
-    window: Sequence[Item],
+    window: Items,
     new: Sequence[Item],
     *,
     specs: Sequence[ToolSpec],
@@ -47,7 +47,7 @@ def build(
     spent = sum(len(item.raw) for item in new) // 4
     history = newest(window, max(0, agent.limits.context_tokens - spent))
     return ModelRequest(
-        items=[*history, *new],
+        items=history.followed_by(new),
         instructions=instructions,
         tools=specs,
         tool_choice=options.get("tool_choice", "auto"),

@@ -85,6 +85,11 @@ class RunLog:
         if self._timer is None and self._flushing is None and not self._closed:
             self._schedule()
 
+    @property
+    def full(self) -> bool:
+        """Whether `room` has something to wait for, or to raise."""
+        return len(self._unlogged) >= AHEAD_MAX or self.failure is not None
+
     async def room(self) -> None:
         """Wait until the log is at most `AHEAD_MAX` events behind. Raises `OwnershipLost`."""
         while len(self._unlogged) >= AHEAD_MAX:

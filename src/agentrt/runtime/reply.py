@@ -107,7 +107,8 @@ class Asking:
         try:
             async with aclosing(_stream(self._model, request)) as events:
                 async for event in events:
-                    await self._log.room()
+                    if self._log.full:
+                        await self._log.room()
                     self._check_cancelled()
                     if isinstance(event, TextDelta | RefusalDelta):
                         kind = "output_text" if isinstance(event, TextDelta) else "refusal"

@@ -66,8 +66,8 @@ def body(
         "output": output,
         "usage": _usage(usage) if usage is not None else None,
     }
-    for name, default in _DEFAULTS.items():
-        result[name] = request.options.get(name, default)
+    result.update(_DEFAULTS)
+    result.update({name: value for name, value in request.options.items() if name in _DEFAULTS})
     notes = ending.get("metadata")
     if notes:
         result["metadata"] = {**result["metadata"], **notes}

@@ -85,6 +85,7 @@ class Turn:
         self._effects = self._new_effects()
         self._usage: Usage | None = Usage()
         self._effects_happened = False
+        self._planned = owned.record is not None
 
     async def run(self) -> TurnEnd:
         """Work until the run is committed. Raises `OwnershipLost` when another pod owns it, `StoreUnavailable`."""
@@ -154,6 +155,7 @@ class Turn:
         """Persist the reply and its calls before any of them happens."""
         owned = self._owned
         calls: list[Call] = []
+        self._planned = True
         effects = self._effects = self._new_effects()
         for index, call in enumerate(reply.calls):
             slot = self._output.server_call(call, {"step": step, "provider": self._provider})
@@ -261,7 +263,7 @@ class Turn:
         record = self._owned.record or {}
         skip = int(record.get("n_items", 0))
         batch = self._log.batch()
-        commit = Commit(status, result, lines, min(skip, len(lines)), retry, batch.last, batch.frames)
+        commit = Commit(status, result, lines, min(skip, len(lines)), retry, self._planned, batch.last, batch.frames)
         await self._insist(lambda: self._services.sessions.commit(self._owned, commit))
         self._log.logged(batch.last)
         return TurnEnd(status, result)

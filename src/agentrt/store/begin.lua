@@ -1,7 +1,7 @@
 -- begin: own the session for a run, join the run that is this message, wait in line, or be refused
 -- KEYS session run runs
 -- ARGV v tenant session_id user agent run_id token pod fp by_key create policy retried parent wait_ms waiters_max ttl input request
--- returns {'owned', fence, seq, rev, attempt, user, metadata}
+-- returns 'fence|first|attempt|user|metadata' to the owner: one string, because a table costs Redis a piece per entry
 --         {'joined', run id, owner token, owner's pod}   the run lives: follow it; the lease says whether it really does
 --         {'waiting', run id, live run, owner token, owner's pod}
 --         {'busy', live run, owner token, owner's pod}   refused by policy, or the line is full
@@ -12,12 +12,13 @@
 -- INCLUDE ownership.lua
 -- INCLUDE waiters.lua
 
-local s = redis.call('HMGET', session, 'v', 'tenant', 'owner', 'fence', 'run', 'run_fp', 'waiters', 'seq', 'rev',
-  'head', 'last_fp', 'last_end', 'user', 'metadata', 'last_run', 'pod')
-local sv, owner, fence, live, live_fp, live_pod = s[1], s[3], s[4], s[5] or '', s[6], s[16] or ''
-local r = redis.call('HMGET', run, 'status', 'fp', 'attempt', 'retry', 'n_items', 'first')
-local status = r[1]
-local now = now_ms()
+local s = redis.call('HMGET', session, 'v', 'tenant', 'owner', 'fence', 'run', 'run_fp', 'waiters', 'seq', 'user', 'metadata')
+local sv, owner, fence, live, live_fp, seq = s[1], s[3], s[4], s[5] or '', s[6], s[8]
+local r = redis.call('HMGET', run, 'status', 'fp', 'token', 'attempt', 'retry', 'n_items', 'first')
+local status, attempt, first = r[1], tonumber(r[4] or 0), r[7]
+local time = redis.call('TIME')
+local now = now_ms(time)
+local function live_pod() return redis.call('HGET', session, 'pod') or '' end
 
 if sv and sv ~= v then return {tonumber(sv) > tonumber(v) and 'newer' or 'older', sv} end
 if sv and s[2] ~= tenant then return {'foreign'} end
@@ -25,7 +26,7 @@ if not sv and create ~= '1' then return {'missing'} end
 
 local list = living(read_waiters(s[7]), now)
 local waiting
-for i, w in ipairs(list) do
+for _, w in ipairs(list) do
   if w[1] == run_id or (by_key == '0' and w[3] == fp) then waiting = w end
 end
 
@@ -35,23 +36,27 @@ if not mine then
   if status then
     if r[2] ~= fp then return {'conflict'} end
     if status ~= 'waiting' and status ~= 'running' then
-      local tail = s[10] == run_id and tonumber(s[8]) == tonumber(r[6]) + tonumber(r[5] or 0)
-      if r[4] ~= '1' or not tail then return {'ended', run_id} end
+      -- A failure that may pass is resumed; if it left items in the history, only while nothing stands behind them.
+      local kept = tonumber(r[6] or 0)
+      local tail = redis.call('HGET', session, 'head') == run_id and tonumber(seq) == tonumber(first) + kept
+      if r[5] ~= '1' or (kept > 0 and not tail) then return {'ended', run_id} end
+      if kept == 0 then first = nil end
     elseif live == run_id then
-      return {'joined', run_id, owner, live_pod}
+      return {'joined', run_id, owner, live_pod()}
     end
   end
   -- The same message by its fingerprint: live, waiting, or just ended and said to be a retry.
   if by_key == '0' and not status and sv then
     if live ~= '' and live_fp == fp and owner == token then return {'waiting', live, live, token, pod} end
-    if live ~= '' and live_fp == fp then return {'joined', live, owner, live_pod} end
-    if not waiting and live == '' and retried == '1' and s[11] == fp and now - tonumber(s[12] or 0) <= 60000 then
-      return {'ended', s[15]}
+    if live ~= '' and live_fp == fp then return {'joined', live, owner, live_pod()} end
+    if not waiting and live == '' and retried == '1' then
+      local last = redis.call('HMGET', session, 'last_run', 'last_fp', 'last_end')
+      if last[2] == fp and now - tonumber(last[3]) <= 60000 then return {'ended', last[1]} end
     end
   end
   -- A chained request forks unless its parent is the tail of (head, live run, waiting runs).
   if parent ~= '' and not waiting and not status then
-    local tail = #list > 0 and list[#list][1] or (live ~= '' and live or s[10])
+    local tail = #list > 0 and list[#list][1] or (live ~= '' and live or redis.call('HGET', session, 'head'))
     if tail ~= parent then return {'fork'} end
   end
   if sv and owner and owner ~= '' then
@@ -59,7 +64,7 @@ if not mine then
       if waiting[5] == 1 and waiting[2] ~= token then return {'joined', waiting[1], waiting[2], waiting[4]} end
       waiting[2], waiting[4], waiting[5], waiting[6] = token, pod, 1, now + wait_ms
     else
-      if policy ~= 'wait' or #list >= tonumber(waiters_max) then return {'busy', live, owner, live_pod} end
+      if policy ~= 'wait' or #list >= tonumber(waiters_max) then return {'busy', live, owner, live_pod()} end
       waiting = {run_id, token, fp, pod, 1, now + wait_ms}
       list[#list + 1] = waiting
       redis.call('HSET', run, 'status', 'waiting', 'fp', fp, 'input', input, 'request', request, 'created', now, 'log', -1)
@@ -67,7 +72,7 @@ if not mine then
       redis.call('RPUSH', runs, run_id)
     end
     write_waiters(session, list)
-    return {'waiting', waiting[1], live, owner, live_pod}
+    return {'waiting', waiting[1], live, owner, live_pod()}
   end
   -- Idle. A place in the line that was kept for this very message is used up by now.
   if waiting then
@@ -84,27 +89,27 @@ end
 if not sv then
   redis.call('HSET', session, 'v', v, 'tenant', tenant, 'user', user, 'created', now, 'rev', 0, 'seq', 0, 'head', '',
     'waiters', '', 'metadata', '{}')
-  s[8], s[9], s[13], s[14] = 0, 0, user, '{}'
+  seq = 0
 end
 if not mine then
-  fence = mint(fence)
-  redis.call('HSET', session, 'owner', token, 'pod', pod, 'run', run_id, 'run_fp', fp, 'fence', fence)
+  fence = mint(fence, time)
+  redis.call('HSET', session, 'owner', token, 'pod', pod, 'run', run_id, 'run_fp', fp, 'fence', fence, 'agent', agent,
+    'updated', now)
 end
-local attempt = tonumber(r[3] or 0)
-local kept = redis.call('HGET', run, 'token')
-if kept ~= token then
+if r[3] ~= token then
   attempt = attempt + 1
-  local first = s[8]
-  if status and status ~= 'waiting' and r[6] then first = r[6] end
   if not status then
-    redis.call('HSET', run, 'fp', fp, 'input', input, 'request', request, 'created', now, 'log', -1)
+    redis.call('HSET', run, 'status', 'running', 'fp', fp, 'token', token, 'fence', fence, 'pod', pod, 'attempt', attempt,
+      'first', seq, 'log', -1, 'created', now, 'request', request, 'input', input)
+    redis.call('RPUSH', runs, run_id)
+  else
+    if not first then first = seq end
+    redis.call('HSET', run, 'status', 'running', 'token', token, 'fence', fence, 'pod', pod, 'attempt', attempt,
+      'first', first)
+    redis.call('HDEL', run, 'retry', 'ended', 'result')
   end
-  redis.call('HSET', run, 'status', 'running', 'token', token, 'fence', fence, 'pod', pod, 'attempt', attempt, 'first', first)
-  redis.call('HDEL', run, 'retry', 'ended', 'result')
-  if not status then redis.call('RPUSH', runs, run_id) end
-  redis.call('HSET', session, 'agent', agent, 'updated', now)
   redis.call('EXPIRE', run, ttl)
   redis.call('EXPIRE', runs, ttl)
   redis.call('EXPIRE', session, ttl)
 end
-return {'owned', fence, s[8], s[9], attempt, s[13] or '', s[14] or '{}'}
+return table.concat({fence, seq, attempt, s[9] or user, s[10] or '{}'}, '|')

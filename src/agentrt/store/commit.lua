@@ -1,8 +1,8 @@
 -- commit: end a run: append its items, keep its result, disown the session, grant the next waiter
 -- KEYS session run items effects events
--- ARGV session_id run_id token fence status result retry head skip last batch events_ttl ttl run_ttl ...lines
+-- ARGV session_id run_id token fence status result retry head planned skip last batch events_ttl ttl run_ttl ...lines
 -- lines: the run's items in order, an empty one for a number that stays empty; the first `skip` are in the list already
--- head: '1' when the run becomes the newest of its session. retry: '1' when sending the message again shall resume it
+-- head: '1' when the run becomes the newest of its session. planned: '1' when it has a journal. retry: '1' when sending the message again shall resume it
 -- returns {'ok', rev} | {'fenced'} | {'missing'} | {'corrupt', items in the list}
 -- The first write is an HDEL so that it gets through when Redis refuses new data.
 -- INCLUDE ownership.lua
@@ -15,16 +15,16 @@ if known then
   local by, rev = string.match(known, '^([^,]+),(.*)$')
   if by == token then return {'ok', rev} end
 end
-local refused = refusal(session, token, fence)
+local s = redis.call('HMGET', session, 'owner', 'fence', 'rev', 'waiters')
+local refused = refusal(session, token, fence, s)
 if refused then return {refused} end
 local count = #ARGV - lines + 1
 local length = redis.call('LLEN', items)
 if length ~= tonumber(r[2]) + tonumber(skip) then return {'corrupt', length} end
 
 redis.call('HDEL', session, 'owner')
-for i = lines + skip, #ARGV do redis.call('RPUSH', items, ARGV[i]) end
-local s = redis.call('HMGET', session, 'rev', 'waiters')
-local rev = string.format('%.0f', tonumber(s[1]) + 1)
+for i = lines + skip, #ARGV, 500 do redis.call('RPUSH', items, unpack(ARGV, i, math.min(i + 499, #ARGV))) end
+local rev = string.format('%.0f', tonumber(s[3]) + 1)
 local now = now_ms()
 redis.call('HSET', run, 'status', status, 'result', result, 'retry', retry, 'ended', now, 'n_items', count,
   'op:commit', token .. ',' .. rev)
@@ -32,9 +32,9 @@ redis.call('HSET', session, 'rev', rev, 'seq', tonumber(r[2]) + math.max(count, 
   'last_run', run_id, 'last_fp', r[3], 'last_end', now)
 if head == '1' then redis.call('HSET', session, 'head', run_id) end
 log(run, events, session_id, run_id, last, batch, events_ttl)
-grant(session, session_id, fence, read_waiters(s[2]), now)
+grant(session, session_id, fence, read_waiters(s[4]), now)
 redis.call('EXPIRE', session, ttl)
 redis.call('EXPIRE', items, ttl)
 redis.call('EXPIRE', run, run_ttl)
-redis.call('EXPIRE', effects, run_ttl)
+if planned == '1' then redis.call('EXPIRE', effects, run_ttl) end
 return {'ok', rev}

@@ -40,8 +40,8 @@ session TTL (`AGENTRT_SESSION_TTL_S`) from the last begin, commit or append, and
 Queue slot `{q:N}`:
 
   agentrt:{q:N}:leases          ZSET   member tenant/session/run/owner-token, score = deadline in ms, Redis time.
-                                       No TTL: an entry goes with `finish.lua` or with the claim that follows its
-                                       expiry                                                 lease renew finish
+                                       No TTL: an entry goes when its run ends or with the claim that follows its
+                                       expiry                                                 lease renew watch
   agentrt:{q:N}:config          HASH   number of queues, checked at every start; no TTL: the deployment owns it
 
 Pod-owned keys:
@@ -78,12 +78,18 @@ ID = re.compile(rf"[0-9A-Za-z]{{{_ID_LENGTH}}}")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
+_PAIRS = [high + low for high in _BASE62 for low in _BASE62]
+
+
 def _base62(number: int) -> str:
-    digits = ""
-    while len(digits) < _ID_LENGTH:
-        number, digit = divmod(number, 62)
-        digits = _BASE62[digit] + digits
-    return digits
+    """22 digits. In two halves below 2^72 and two digits at a time: three ids a turn are worth it."""
+    high, low = divmod(number, 62**12)
+    digits = []
+    for half, pairs in ((low, 6), (high, 5)):
+        for _ in range(pairs):
+            half, pair = divmod(half, 62 * 62)  # noqa: PLW2901
+            digits.append(_PAIRS[pair])
+    return "".join(reversed(digits))
 
 
 def new_id() -> str:

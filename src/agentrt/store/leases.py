@@ -32,7 +32,7 @@ class Leases:
 
     def end(self, member: bytes) -> None:
         """Drop a lease; not waited for, and harmless if it gets lost: what it points to is looked at first."""
-        self._redis.post(Unit(self._slot).call(self._redis.scripts["finish"], self._keys, member=member))
+        self._redis.post(Unit(self._slot).command("ZREM", self._queue.leases, member))
 
     async def renew(self, members: Sequence[bytes]) -> list[bytes]:
         """Move the deadlines of this pod's leases; returns those that somebody took."""

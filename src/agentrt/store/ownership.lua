@@ -1,14 +1,14 @@
 -- ownership: the guard of every write, the clock, and the minting of fences. Included, never called.
 
-local function now_ms()
-  local t = redis.call('TIME')
+local function now_ms(t)
+  t = t or redis.call('TIME')
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
 -- A fence only grows, even when a failover lost the last ones: a clock stands in for the lost counter.
 -- '%.0f' because Lua's own number formatting rounds to 14 digits.
-local function mint(previous)
-  local t = redis.call('TIME')
+local function mint(previous, t)
+  t = t or redis.call('TIME')
   local fence = t[1] * 1000000 + t[2]
   local floor = tonumber(previous or '') or 0
   if fence <= floor then fence = floor + 1 end
@@ -19,9 +19,9 @@ end
 -- that has begun must still write gets through by this; only `begin`, which sheds load, goes without.
 local function get_through(key) redis.call('HDEL', key, '') end
 
--- nil when the caller owns the session, else why not.
-local function refusal(session, token, fence)
-  local held = redis.call('HMGET', session, 'owner', 'fence')
+-- nil when the caller owns the session, else why not. `held`: its owner and fence, where the caller has read them.
+local function refusal(session, token, fence, held)
+  held = held or redis.call('HMGET', session, 'owner', 'fence')
   if not held[2] then return 'missing' end
   if held[1] ~= token or tonumber(fence) < tonumber(held[2]) then return 'fenced' end
   return nil

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from agentrt.errors import ForeignState, OwnershipLost, SchemaNewer, ScriptError
-from agentrt.records import Item
+from agentrt.records import Items
 from agentrt.store.keys import RunKeys, SessionKeys, lease_member
 
 __all__ = ["Owned", "Owner", "StoreConfig", "check_guarded", "decode_window", "unexpected"]
@@ -54,7 +54,7 @@ class Owned:
     first: int
     user: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
-    window: list[Item] = field(default_factory=list)
+    window: Items = field(default_factory=lambda: Items(()))
     record: dict[str, Any] | None = None
     """The run hash (and under `effects` its journal) as found by a claim or a resumed run; None for a fresh run."""
 
@@ -78,9 +78,9 @@ def check_guarded(status: bytes, owned: Owned) -> None:
     raise ScriptError(f"run {owned.run.id}: unexpected {status!r}")
 
 
-def decode_window(lines: list[bytes]) -> list[Item]:
+def decode_window(lines: list[bytes]) -> Items:
     """The items of an LRANGE, without the numbers that stayed empty."""
-    return [Item.decode(line) for line in lines if line]
+    return Items([line for line in lines if line] if b"" in lines else lines)
 
 
 def unexpected(reply: list[Any], where: str) -> Exception:

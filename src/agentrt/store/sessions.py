@@ -118,6 +118,7 @@ class Commit:
     lines: Sequence[bytes]
     skip: int = 0
     retry: bool = False
+    planned: bool = True
     last_event: int = -1
     events: bytes = b""
 
@@ -163,9 +164,9 @@ class Sessions:
             unit.command("LRANGE", keys.items, -config.window_items, -1)
         replies = await self._redis.execute(unit)
         reply = replies[0]
-        if reply[0] == b"owned":
-            window = [] if want.fresh else replies[1]
-            owned = self._owned(keys, run, want.token, reply[1:], window)
+        if isinstance(reply, bytes):
+            window: list[bytes] = [] if want.fresh else replies[1]
+            owned = self._owned(keys, run, want.token, reply, window)
             if owned.attempt > 1:
                 await self.load(owned, window)
             return owned
@@ -194,8 +195,8 @@ class Sessions:
         raise unexpected(reply, f"begin {keys.id}")
 
     @staticmethod
-    def _owned(keys: SessionKeys, run: RunKeys, token: str, head: list[Any], window: list[bytes]) -> Owned:
-        fence, seq, _rev, attempt, user, metadata = head
+    def _owned(keys: SessionKeys, run: RunKeys, token: str, head: bytes, window: list[bytes]) -> Owned:
+        fence, seq, attempt, user, metadata = head.split(b"|", 4)
         return Owned(
             keys,
             run,
@@ -227,11 +228,11 @@ class Sessions:
         )
         unit.command("LRANGE", keys.items, -self._config.window_items, -1)
         reply, window = await self._redis.execute(unit)
-        if reply[0] in {b"lost", b"missing", b"intents"}:
-            return None
-        if reply[0] != b"claimed":
+        if isinstance(reply, list):
+            if reply[0] in {b"lost", b"missing", b"intents"}:
+                return None
             raise unexpected(reply, f"claim {run_id}")
-        owned = self._owned(keys, run, token, reply[1:], window)
+        owned = self._owned(keys, run, token, reply, window)
         await self.load(owned, window)
         return owned
 
@@ -267,6 +268,7 @@ class Sessions:
             result=end.result,
             retry=int(end.retry),
             head=int(bool(end.lines)),
+            planned=int(end.planned),
             skip=end.skip,
             last=end.last_event,
             batch=end.events,
