@@ -11,10 +11,11 @@ import orjson
 import pytest
 
 from agentrt.agent import Agent, Effect, ToolContext
-from agentrt.models.base import ModelEvent, ModelRequest, TextDelta, ToolCall
+from agentrt.models.base import ModelEvent, ModelRequest, ReasoningDone, TextDelta, ToolCall
 from agentrt.runtime.admission import Place
 from agentrt.runtime.log import AHEAD_MAX, Frame
 from agentrt.store.keys import QueueKeys
+from agentrt.store.sessions import Begin
 from agentrt.tasks import end
 from agentrt.tools.function import FunctionTool, tool
 from tests.harness.redis_server import RedisServer
@@ -94,7 +95,7 @@ async def take_over(b: Runtime, server: RedisServer, want: Any) -> dict[str, Any
     run_out(server)
     place = await b.enter(want)
     assert place.owned is None, "the run was there already"
-    state = await b.admission.result(place.session, place.run)
+    state = await b.admission.result(place)
     assert state is not None and state.result
     return dict(orjson.loads(state.result))
 
@@ -157,13 +158,69 @@ async def test_a_recorded_call_is_replayed(redis_server: RedisServer, redis_url:
     agent = Agent("a", model="test:m", tools=[acting(world, Effect.AT_MOST_ONCE, None)])
     async with two_pods(redis_url, agent, script) as (a, b):
         want = a.begin("a", "go", by_key=True)
-        dying = a.admission.run_in_background(await a.enter(want))
+        dying = a.admission.run_in_background(await a.enter(want), lambda _: None)
         await reached.wait()
         await end(dying)
         final = await take_over(b, redis_server, b.begin("a", "go", by_key=True, session=want.session, run=want.run))
+        told = await item_events(b, want)
     assert final["output"][-1]["content"][0]["text"] == "acted"
     assert [item["type"] for item in final["output"]] == ["mcp_call", "message"]
     assert len(world.calls) == 1
+    assert len(told) == len(set(told)), "what the log has told is not told again"
+
+
+async def item_events(runtime: Runtime, want: Begin) -> list[tuple[str, int]]:
+    """Which items the run's log opened and closed, by output index."""
+    told = []
+    async for batch in runtime.admission.frames(Place(want.session, want.run)):
+        for _, kind, frame in batch:
+            if kind in {"response.output_item.added", "response.output_item.done"}:
+                told.append((kind, orjson.loads(frame)["output_index"]))
+    return told
+
+
+async def test_indexes_that_were_shown_are_not_used_again(redis_server: RedisServer, redis_url: str) -> None:
+    """The pod dies behind a finished item that no plan knows: the next attempt numbers past it."""
+    tries = 0
+    reached = asyncio.Event()
+
+    def script(request: ModelRequest) -> Iterable[ModelEvent | float]:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            yield ReasoningDone({"type": "reasoning", "summary": []})
+            reached.set()
+            yield 30.0
+        yield TextDelta("done")
+
+    agent = Agent("a", model="test:m")
+    async with two_pods(redis_url, agent, script) as (a, b):
+        want = a.begin("a", "go", by_key=True)
+        dying = a.admission.run_in_background(await a.enter(want), lambda _: None)
+        await reached.wait()
+        while not (await a.services.events.read(want.session, want.run, -1))[1]:
+            await asyncio.sleep(0.01)
+        await end(dying)
+        await take_over(b, redis_server, b.begin("a", "go", by_key=True, session=want.session, run=want.run))
+        told = await item_events(b, want)
+    assert len(told) == len(set(told))
+
+
+async def test_an_open_intent_of_a_tool_that_is_gone(redis_server: RedisServer, redis_url: str) -> None:
+    """A pod that does not know the tool does not say that the call failed."""
+    world = World()
+    knowing = Agent("a", model="test:m", tools=[acting(world, Effect.AT_MOST_ONCE, None)])
+    async with (
+        running(redis_url, [knowing], {"m": answer}, pod="pod-a", lock_ttl_ms=LOCK_MS) as a,
+        running(redis_url, [Agent("a", model="test:m")], {"m": answer}, pod="pod-b", lock_ttl_ms=LOCK_MS) as b,
+    ):
+        want = a.begin("a", "go", by_key=True)
+        dying = a.admission.run_in_background(await a.enter(want))
+        await world.hanging.wait()
+        await end(dying)
+        final = await take_over(b, redis_server, b.begin("a", "go", by_key=True, session=want.session, run=want.run))
+    assert "unknown" in final["output"][0]["error"]
+    assert len(world.happened) == 1
 
 
 async def test_a_stream_goes_on_after_its_pod_died(redis_server: RedisServer, redis_url: str) -> None:
@@ -191,7 +248,7 @@ async def test_a_stream_goes_on_after_its_pod_died(redis_server: RedisServer, re
         await end(dying)
         run_out(redis_server)
         last = seen[-1][0]
-        async for batch in b.admission.frames(want.session, want.run, last):
+        async for batch in b.admission.frames(Place(want.session, want.run), last):
             seen += batch
     numbers = [number for number, _, _ in seen]
     assert numbers == sorted(set(numbers))
@@ -226,5 +283,5 @@ async def test_a_silent_pod_is_displaced_before_its_lease_runs_out(redis_url: st
         place = await b.enter(b.begin("a", "go", by_key=True, session=want.session, run=want.run))
         assert place == Place(place.session, want.run)
         async with asyncio.timeout(5):
-            state = await b.admission.result(place.session, place.run)
+            state = await b.admission.result(place)
     assert state is not None and state.status == "completed"

@@ -59,7 +59,22 @@ async def dawdle() -> str:
     return "late"
 
 
-TOOLS = [double, refuse, crash, dawdle]
+@tool(effect=Effect.READ_ONLY)
+async def trip() -> str:
+    """Meet a cancellation of one's own making."""
+    task = asyncio.create_task(asyncio.sleep(5))
+    task.cancel()
+    await task
+    return "never"
+
+
+@tool
+async def garble() -> str:
+    """Return what is no text."""
+    return "\ud800"
+
+
+TOOLS = [double, refuse, crash, dawdle, trip, garble]
 
 
 @pytest.mark.parametrize(
@@ -70,8 +85,10 @@ TOOLS = [double, refuse, crash, dawdle]
         (("double", "not json"), "Invalid arguments for double:"),
         (("nothing", "{}"), "There is no tool named 'nothing'."),
         (("refuse", "{}"), "not today"),
-        (("crash", "{}"), "The tool failed with ValueError."),
-        (("dawdle", "{}"), "The tool did not answer within 0.05 s."),
+        (("crash", "{}"), "The tool failed with ValueError. The outcome of this call is unknown"),
+        (("dawdle", "{}"), "The tool did not answer within 0.05 s. The outcome of this call is unknown"),
+        (("trip", "{}"), "The tool failed with CancelledError."),
+        (("garble", "{}"), "?"),
     ],
 )
 async def test_what_a_call_tells_the_model(redis_url: str, body: Body, call: tuple[str, str], said: str) -> None:

@@ -78,9 +78,8 @@ def without_rights(server: RedisServer, admin: redis_py.Redis) -> None:
 
 def disk_failed(server: RedisServer, admin: redis_py.Redis) -> None:
     """A snapshot cannot be written: its file is a folder."""
-    (server.dir / "folder").mkdir()
+    (server.dir / "dump.rdb").mkdir()
     admin.config_set("save", "3600 1")
-    admin.config_set("dbfilename", "folder")
     admin.bgsave()
     until(lambda: admin.info("persistence")["rdb_last_bgsave_status"] == "err")
 

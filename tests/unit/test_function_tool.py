@@ -297,14 +297,15 @@ async def test_whatever_a_tool_returns_its_effect_is_not_called_a_failure(value:
 
 
 @pytest.mark.parametrize("value", [b"\x00", bytearray(b"x")])
-async def test_bytes_are_refused(value: Any) -> None:
+async def test_bytes_are_not_shown(value: Any) -> None:
+    """The effect has happened, so it must not look like a failure."""
+
     @tool
     async def give() -> Any:
         """Give."""
         return value
 
-    with pytest.raises(ToolError, match="binary"):
-        await run(give, "{}")
+    assert (await run(give, "{}")).startswith("The tool ran, but it returned 1 bytes of binary data")
 
 
 async def test_what_a_tool_raises_comes_out() -> None:

@@ -56,7 +56,7 @@ async def create(request: HttpRequest) -> ASGIApp:
         end = await to.admission.run(place)
         if end is not None:
             return json_response(_checked(end))
-    state = await to.admission.result(place.session, place.run)
+    state = await to.admission.result(place)
     if state is None or state.status not in TERMINAL:
         raise not_found("Response", response.response_id(place.session.id, place.run))
     return json_response(_checked(TurnEnd(state.status, state.result, state.retry)))
@@ -117,11 +117,11 @@ async def _live(to: Surface, place: Place) -> AsyncGenerator[list[Frame], None]:
                 yield batch
                 if batch[-1][1] in response.TERMINAL_EVENTS:
                     return
-            elif task.done():
+            if task.done() and not heard:
                 break  # another pod took the run, or Redis is away: the log goes on where this pod stopped
     elif place.owned is not None:
         to.admission.run_in_background(place)
-    async for batch in to.admission.frames(place.session, place.run, last):
+    async for batch in to.admission.frames(place, last):
         yield batch
 
 
@@ -140,7 +140,7 @@ async def retrieve(request: HttpRequest) -> ASGIApp:
     after = _cursor(request)
     session, run, stored = await _stored(to, request)
     if request.query_params.get("stream") == "true":
-        return EventStream(to.admission.frames(session, run, after))
+        return EventStream(to.admission.frames(Place(session, run), after))
     return json_response(_body(session, run, stored))
 
 
@@ -177,7 +177,7 @@ async def cancel(request: HttpRequest) -> ASGIApp:
         return json_response(result)
     try:
         async with asyncio.timeout(_CANCEL_S):
-            await to.admission.result(session, run)
+            await to.admission.result(Place(session, run))
     except TimeoutError:
         pass  # a tool is under way: it is not torn down, the run ends when it does
     now = await to.services.conversations.run(session, run)

@@ -24,7 +24,10 @@ _HEADERS = [
 
 
 class EventStream:
-    """An ASGI response that sends frames as they come. A client that goes away ends the sending, never the run."""
+    """An ASGI response that sends frames as they come. A client that goes away ends the sending, never the run.
+
+    Nothing is sent before there is something to say: until then an error is still an answer with its own status.
+    """
 
     def __init__(self, batches: AsyncGenerator[list[Frame], None]) -> None:
         self._batches = batches
@@ -42,25 +45,35 @@ class EventStream:
                 await sending
 
     async def _send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        started = False
+
+        async def begin() -> None:
+            nonlocal started
+            if not started:
+                started = True
+                await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+
         async with aclosing(self._batches) as batches:
             following: asyncio.Task[list[Frame]] | None = None
             try:
                 while True:
                     following = asyncio.ensure_future(anext(batches))
                     while not (await asyncio.wait({following}, timeout=_KEEP_ALIVE_S))[0]:
+                        await begin()
                         await _write(send, b": keep-alive\n\n")
                     try:
                         batch = following.result()
                     except StopAsyncIteration:
                         break
                     lines = [b"event: %b\ndata: %b\n\n" % (kind.encode(), frame) for _, kind, frame in batch]
+                    await begin()
                     await _write(send, b"".join(lines))
             finally:
                 if following is not None and not following.done():
                     following.cancel()
                     with suppress(asyncio.CancelledError):
                         await following
+        await begin()
         await _write(send, b"data: [DONE]\n\n")
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

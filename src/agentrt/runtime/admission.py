@@ -9,13 +9,13 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import orjson
 
 from agentrt.agent import Agent
-from agentrt.errors import AgentrtError, OwnershipLost
+from agentrt.errors import AgentrtError, OwnershipLost, StoreUnavailable
 from agentrt.records import TERMINAL, Request
 from agentrt.runtime import response
 from agentrt.runtime.heartbeat import Heartbeat
@@ -82,6 +82,8 @@ class Place:
     request: Request | None = None
     inputs: list[dict[str, Any]] | None = None
     """What the client sent, where this pod has it at hand; else the run's record has it."""
+    message: Begin | None = field(default=None, compare=False)
+    """The message, for a run that it follows: it goes on with the run itself should whoever waits with it give up."""
 
 
 class Admission:
@@ -115,8 +117,10 @@ class Admission:
         entered = services.leases.entering(member)  # the lease first, the session second, both in one write
         try:
             outcome = await services.sessions.begin(want)
-        except BaseException:
+        except BaseException as error:
             entered.abandon()
+            if not isinstance(error, StoreUnavailable | asyncio.CancelledError):
+                services.leases.end(member)  # refused for good: nothing was begun that the lease could stand for
             raise
         await entered
         if isinstance(outcome, Owned):
@@ -138,7 +142,7 @@ class Admission:
         match outcome:
             case Joined():
                 self._count("joined")
-                return Place(want.session, outcome.run)
+                return Place(want.session, outcome.run, message=want)
             case Ended():
                 self._count("ended")
                 return await self._ended(want, outcome.run)
@@ -251,18 +255,18 @@ class Admission:
 
     # --- following ------------------------------------------------------------------------------------------------
 
-    async def result(self, session: SessionKeys, run: str) -> RunState | None:
+    async def result(self, place: Place) -> RunState | None:
         """Wait until a run has ended. None where there is no such run."""
         last = None
-        async for state, _ in self._states(session, run, -1):
+        async for state, _ in self._states(place, -1):
             last = state
         return last
 
-    async def frames(self, session: SessionKeys, run: str, after: int = -1) -> AsyncGenerator[list[Frame], None]:
+    async def frames(self, place: Place, after: int = -1) -> AsyncGenerator[list[Frame], None]:
         """The events of a run numbered above `after`, in batches, until its end; from any pod."""
-        async for state, logged in self._states(session, run, after):
+        async for state, logged in self._states(place, after):
             ended = state.status in TERMINAL
-            if ended and state.log < 0:
+            if ended and (state.log < 0 or (after < 0 and not logged)):  # never logged, or the log has expired
                 logged = list(response.replay(state.result))  # noqa: PLW2901
             batch: list[Frame] = []
             for position, frame in enumerate(logged):
@@ -278,11 +282,9 @@ class Admission:
             if batch:
                 yield batch
 
-    async def _states(
-        self, session: SessionKeys, run: str, after: int
-    ) -> AsyncGenerator[tuple[RunState, list[bytes]], None]:
+    async def _states(self, place: Place, after: int) -> AsyncGenerator[tuple[RunState, list[bytes]], None]:
         """What is new of a run, again and again until it has ended; looks after its owner meanwhile."""
-        services = self._services
+        services, session, run = self._services, place.session, place.run
         notice = services.notices.subscribe(run)
         nowhere, pause_s = 0, _FIRST_LOOK_S
         try:
@@ -294,16 +296,27 @@ class Admission:
                 if state.status in TERMINAL:
                     return
                 after = max(after, state.log)
-                # Neither live nor in line, twice: deleted, or its place in the line has lapsed.
+                # Neither live nor in line, twice: whoever waited with it went away before its turn came.
                 live = state.live
                 nowhere = nowhere + 1 if (live is None or live.run != run) and not state.in_line else 0
                 if nowhere > 1:
-                    return
+                    if place.message is None:
+                        return
+                    await self._take_over(place.message, run)
+                    nowhere = 0
                 if not await _heard(notice, pause_s) and live is not None:
                     await self._look_after(session, live)
                 pause_s = _POLL_S
         finally:
             services.notices.unsubscribe(run, notice)
+
+    async def _take_over(self, message: Begin, run: str) -> None:
+        """Go on with a message that somebody else had brought here first, in the line or at work."""
+        place = await self.enter(replace(message, run=run, by_key=True, token=new_id()))
+        if place.owned is not None:
+            if place.owned.record is None:
+                place.request, place.inputs = Request.decode(message.request), orjson.loads(message.input)
+            self.run_in_background(place)
 
     async def _look_after(self, session: SessionKeys, owner: Owner) -> None:
         """Claim a run whose owner is gone, and go on with it here."""

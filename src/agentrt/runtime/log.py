@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from agentrt.errors import OwnershipLost, StoreUnavailable
+from agentrt.errors import AgentrtError, StoreUnavailable
 from agentrt.store.journal import Batch, Journal
 from agentrt.store.ownership import Owned
 
@@ -66,7 +66,7 @@ class RunLog:
         self._written = logged >= 0
         """Whether a write of the log was ever begun: then the rest must follow, or the log would have no end."""
         self._closed = False
-        self.failure: OwnershipLost | None = None
+        self.failure: AgentrtError | None = None
         self.cancel_asked = False
 
     @property
@@ -156,13 +156,13 @@ class RunLog:
         batch = Batch(events[-1].number, b"\n".join([event.frame for event in events]))
         try:
             self.cancel_asked |= await self._journal.emit(self._owned, batch)
-        except OwnershipLost as error:
-            self.failure = error
-            self._moved.set()
-            return
         except StoreUnavailable:
             # The events stay here and travel with the next write; the turn itself decides when to give up.
             await asyncio.sleep(_FLUSH_S)
+        except AgentrtError as error:
+            self.failure = error
+            self._moved.set()
+            return
         else:
             self.logged(batch.last)
         finally:

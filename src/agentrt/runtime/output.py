@@ -42,6 +42,8 @@ class Output:
         self._slots: dict[int, Slot] = {}
         self._next = 0
         self._left_open: dict[int, dict[str, Any]] = {}
+        self._shown: set[int] = set()
+        """What earlier attempts closed in the event log."""
 
     def reserve(self, index: int) -> None:
         """Indexes up to `index` were used by an earlier attempt."""
@@ -147,11 +149,14 @@ class Output:
             self._log.add(*event)
 
     def server_call_done(self, index: int, output: str | None, error: str | None) -> None:
-        """A server-run call has its outcome."""
+        """A server-run call has its outcome; told once, whatever earlier attempts of the run had shown."""
         slot = self._slots[index]
         status = "completed" if error is None else "failed"
         slot.data.update(output=output, error=error, status=status)
-        self._close(slot, opened=True)
+        if index in self._shown:
+            slot.open = False
+        else:
+            self._close(slot, opened=True)
 
     def _close(self, slot: Slot, *, opened: bool) -> None:
         slot.open = False
@@ -192,17 +197,18 @@ class Output:
             event = orjson.loads(frame)
             match event["type"]:
                 case "response.output_item.added":
+                    self.reserve(event["output_index"])  # a client has seen it: never used for anything else
                     logged[event["output_index"]] = False
                     self._left_open[event["output_index"]] = event["item"]
                 case "response.output_item.done":
                     logged[event["output_index"]] = True
+                    self._shown.add(event["output_index"])
                     self._left_open.pop(event["output_index"], None)
         return logged
 
     def close_abandoned(self) -> None:
         """Close the items that the log opened and no plan knows: the pod died while it wrote them."""
         for index, item in sorted(self._left_open.items()):
-            self.reserve(index)
             if index not in self._slots:
                 closed = {**item, "status": "incomplete"}
                 self._log.add("response.output_item.done", {"output_index": index, "item": closed})

@@ -8,12 +8,10 @@ done. What is written, and when, is DESIGN's "One turn"; what a crash between an
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 
@@ -25,6 +23,7 @@ from agentrt.records import Item, Request, Usage, item_id
 from agentrt.runtime import context, response
 from agentrt.runtime.clock import boottime_ms, wall_ms
 from agentrt.runtime.effects import Call, Effects
+from agentrt.runtime.insist import insist
 from agentrt.runtime.log import Listener, RunLog
 from agentrt.runtime.output import Output
 from agentrt.runtime.reply import Asking, Ending, Reply
@@ -35,11 +34,7 @@ from agentrt.store.sessions import Commit
 
 __all__ = ["Turn", "TurnEnd"]
 
-_INSIST_S = 30.0
-"""How long a write of a run is tried again while Redis is away; giving up loses paid work."""
 log = logging.getLogger("agentrt.turn")
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +100,9 @@ class Turn:
 
     def lost(self) -> None:
         """The session has another owner: stop at the next chance."""
-        self._log.failure = OwnershipLost(f"run {self._owned.run.id}: the lease was taken")
+        error = OwnershipLost(f"run {self._owned.run.id}: the lease was taken")
+        self._log.failure = error
+        self._effects.stop(error)
 
     # --- the order ------------------------------------------------------------------------------------------------
 
@@ -187,7 +184,7 @@ class Turn:
         batch = self._log.batch()
         sent_at_ms = boottime_ms()
         marked = [(call.planned, call in started) for call in calls]
-        cancelled, _ = await self._insist(lambda: self._services.journal.plan(owned, step, plan, marked, batch))
+        cancelled, _ = await insist(lambda: self._services.journal.plan(owned, step, plan, marked, batch))
         self._log.logged(batch.last)
         self._log.cancel_asked |= cancelled
         effects.intended(started, sent_at_ms)
@@ -201,16 +198,14 @@ class Turn:
         calls = []
         for key in plan["calls"]:
             planned, intent, outcome = journal[key]
-            call = self._effects.prepare(planned, self._tools)
+            call = self._effects.prepare(planned, self._tools, intent)
             if outcome is not None:
                 call.outcome = outcome
                 self._services.telemetry.effects.labels(self._label(planned), "replayed").inc()
                 self._output.server_call_done(planned.output_index, outcome.output, outcome.error)
                 self._effects_happened = True
-            else:
-                call.intent = intent
-                if intent is not None and call.outcome is None:
-                    self._log.add("agentrt:recovering", {"tool": planned.tool, "lock_until_ms": intent.lock_until_ms})
+            elif intent is not None and call.outcome is None:
+                self._log.add("agentrt:recovering", {"tool": planned.tool, "lock_until_ms": intent.lock_until_ms})
             calls.append(call)
         return [call for call in calls if journal[call.planned.key][2] is None], plan["client_calls"]
 
@@ -233,7 +228,7 @@ class Turn:
         outcomes = [(call.planned.key, call.outcome) for call in done if call.outcome is not None]
         batch = self._log.batch()
         record = self._services.journal.record
-        self._log.cancel_asked |= await self._insist(lambda: record(self._owned, op, outcomes, batch))
+        self._log.cancel_asked |= await insist(lambda: record(self._owned, op, outcomes, batch))
         self._log.logged(batch.last)
 
     # --- the end --------------------------------------------------------------------------------------------------
@@ -252,6 +247,7 @@ class Turn:
 
     async def _commit(self, status: str, details: dict[str, Any], *, retry: bool = False) -> TurnEnd:
         """End the run. A failed one leaves its input in the history only if something was done for it."""
+        self._log.close()  # or a flush of its own might log the end before it is committed
         if status == "completed":
             details = {**details, "completed_at": wall_ms() // 1000}
         final = response.body(self._request, self._id, status, self._output.public(), self._usage, **details)
@@ -260,11 +256,10 @@ class Turn:
         lines: list[bytes] = []
         if status != "failed" or self._effects_happened:
             lines = [*(item.encode() for item in self._input), *self._output.lines()]
-        record = self._owned.record or {}
-        skip = int(record.get("n_items", 0))
+        skip = int((self._owned.record or {}).get("n_items", 0))
         batch = self._log.batch()
-        commit = Commit(status, result, lines, min(skip, len(lines)), retry, self._planned, batch.last, batch.frames)
-        await self._insist(lambda: self._services.sessions.commit(self._owned, commit))
+        commit = Commit(status, result, lines, skip, retry, self._planned, batch.last, batch.frames)
+        await insist(lambda: self._services.sessions.commit(self._owned, commit))
         self._log.logged(batch.last)
         return TurnEnd(status, result)
 
@@ -316,18 +311,6 @@ class Turn:
         run = self._owned.run.id
         if self._log.cancel_asked or run in self._services.notices.cancelled:
             raise Ending("cancelled")
-
-    async def _insist(self, write: Callable[[], Awaitable[_T]]) -> _T:
-        """Try a write again while Redis is away. Its op token makes that harmless."""
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + _INSIST_S
-        while True:
-            try:
-                return await write()
-            except StoreUnavailable:
-                if loop.time() >= give_up:
-                    raise
-                await asyncio.sleep(0.25)
 
 
 def _incomplete(why: str) -> tuple[str, dict[str, Any]]:

@@ -8,6 +8,8 @@ local s = redis.call('HMGET', session, 'v', 'run', 'seq', 'rev', 'append_op')
 if not s[1] then return {'missing'} end
 if s[1] ~= v then return {tonumber(s[1]) > tonumber(v) and 'newer' or 'older', s[1]} end
 if s[5] == op then return {'ok', s[4]} end
+-- Another append came between this one and its second sending: an item's id is of one append only.
+if tonumber(s[3]) > tonumber(seq) and redis.call('LINDEX', items, seq) == ARGV[lines] then return {'ok', s[4]} end
 if s[2] and s[2] ~= '' then return {'busy', s[2]} end
 if s[3] ~= seq then return {'moved', s[3]} end
 for i = lines, #ARGV do redis.call('RPUSH', items, ARGV[i]) end

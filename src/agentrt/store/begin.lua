@@ -1,5 +1,5 @@
 -- begin: own the session for a run, join the run that is this message, wait in line, or be refused
--- KEYS session run runs
+-- KEYS session run runs items
 -- ARGV v tenant session_id user agent run_id token pod fp by_key create policy retried parent wait_ms waiters_max ttl input request
 -- returns 'fence|first|attempt|user|metadata' to the owner: one string, because a table costs Redis a piece per entry
 --         {'joined', run id, owner token, owner's pod}   the run lives: follow it; the lease says whether it really does
@@ -14,7 +14,7 @@
 
 local s = redis.call('HMGET', session, 'v', 'tenant', 'owner', 'fence', 'run', 'run_fp', 'waiters', 'seq', 'user', 'metadata')
 local sv, owner, fence, live, live_fp, seq = s[1], s[3], s[4], s[5] or '', s[6], s[8]
-local r = redis.call('HMGET', run, 'status', 'fp', 'token', 'attempt', 'retry', 'n_items', 'first')
+local r = redis.call('HMGET', run, 'status', 'fp', 'token', 'attempt', 'retry', 'n_items', 'first', 'forked')
 local status, attempt, first = r[1], tonumber(r[4] or 0), r[7]
 local time = redis.call('TIME')
 local now = now_ms(time)
@@ -36,11 +36,19 @@ if not mine then
   if status then
     if r[2] ~= fp then return {'conflict'} end
     if status ~= 'waiting' and status ~= 'running' then
+      if r[5] ~= '1' then return {'ended', run_id} end
       -- A failure that may pass is resumed; if it left items in the history, only while nothing stands behind them.
-      local kept = tonumber(r[6] or 0)
-      local tail = redis.call('HGET', session, 'head') == run_id and tonumber(seq) == tonumber(first) + kept
-      if r[5] ~= '1' or (kept > 0 and not tail) then return {'ended', run_id} end
-      if kept == 0 then first = nil end
+      if tonumber(r[6] or 0) == 0 then
+        first = nil
+        redis.call('HDEL', run, 'first')
+      else
+        if live ~= '' then return {'ended', run_id} end
+        if redis.call('HGET', session, 'head') ~= run_id or tonumber(seq) ~= tonumber(first) + tonumber(r[6]) then
+          redis.call('HSET', run, 'retry', '0')  -- too late for good: asking again must not be advised any more
+          return {'ended', run_id}
+        end
+      end
+      redis.call('HDEL', run, 'cancel')
     elseif live == run_id then
       return {'joined', run_id, owner, live_pod()}
     end
@@ -57,7 +65,14 @@ if not mine then
   -- A chained request forks unless its parent is the tail of (head, live run, waiting runs).
   if parent ~= '' and not waiting and not status then
     local tail = #list > 0 and list[#list][1] or (live ~= '' and live or redis.call('HGET', session, 'head'))
-    if tail ~= parent then return {'fork'} end
+    if r[8] or tail ~= parent then
+      -- Under a key for good: should the parent become the tail once more, the message is still the fork's.
+      if by_key == '1' and not r[8] then
+        redis.call('HSET', run, 'forked', '1')
+        redis.call('EXPIRE', run, ttl)
+      end
+      return {'fork'}
+    end
   end
   if sv and owner and owner ~= '' then
     if waiting then
@@ -67,9 +82,15 @@ if not mine then
       if policy ~= 'wait' or #list >= tonumber(waiters_max) then return {'busy', live, owner, live_pod()} end
       waiting = {run_id, token, fp, pod, 1, now + wait_ms}
       list[#list + 1] = waiting
-      redis.call('HSET', run, 'status', 'waiting', 'fp', fp, 'input', input, 'request', request, 'created', now, 'log', -1)
+      if status then  -- it waited, or failed, before: its event log goes on
+        redis.call('HSET', run, 'status', 'waiting')
+        redis.call('HDEL', run, 'retry', 'ended', 'result')
+      else
+        redis.call('HSET', run, 'status', 'waiting', 'fp', fp, 'input', input, 'request', request, 'created', now,
+          'log', -1)
+        redis.call('RPUSH', runs, run_id)
+      end
       redis.call('EXPIRE', run, ttl)
-      redis.call('RPUSH', runs, run_id)
     end
     write_waiters(session, list)
     return {'waiting', waiting[1], live, owner, live_pod()}
@@ -111,5 +132,6 @@ if r[3] ~= token then
   redis.call('EXPIRE', run, ttl)
   redis.call('EXPIRE', runs, ttl)
   redis.call('EXPIRE', session, ttl)
+  redis.call('EXPIRE', items, ttl)
 end
 return table.concat({fence, seq, attempt, s[9] or user, s[10] or '{}'}, '|')

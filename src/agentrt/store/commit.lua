@@ -2,7 +2,8 @@
 -- KEYS session run items effects events
 -- ARGV session_id run_id token fence status result retry head planned skip last batch events_ttl ttl run_ttl ...lines
 -- lines: the run's items in order, an empty one for a number that stays empty; the first `skip` are in the list already
--- head: '1' when the run becomes the newest of its session. planned: '1' when it has a journal. retry: '1' when sending the message again shall resume it
+-- head: '1' when the run becomes the newest of its session. planned: '1' when it has a journal
+-- retry: '1' when sending the message again shall resume it
 -- returns {'ok', rev} | {'fenced'} | {'missing'} | {'corrupt', items in the list}
 -- The first write is an HDEL so that it gets through when Redis refuses new data.
 -- INCLUDE ownership.lua
@@ -18,7 +19,7 @@ end
 local s = redis.call('HMGET', session, 'owner', 'fence', 'rev', 'waiters')
 local refused = refusal(session, token, fence, s)
 if refused then return {refused} end
-local count = #ARGV - lines + 1
+local count = math.max(#ARGV - lines + 1, tonumber(skip))
 local length = redis.call('LLEN', items)
 if length ~= tonumber(r[2]) + tonumber(skip) then return {'corrupt', length} end
 
@@ -28,7 +29,7 @@ local rev = string.format('%.0f', tonumber(s[3]) + 1)
 local now = now_ms()
 redis.call('HSET', run, 'status', status, 'result', result, 'retry', retry, 'ended', now, 'n_items', count,
   'op:commit', token .. ',' .. rev)
-redis.call('HSET', session, 'rev', rev, 'seq', tonumber(r[2]) + math.max(count, tonumber(skip)), 'updated', now,
+redis.call('HSET', session, 'rev', rev, 'seq', tonumber(r[2]) + count, 'updated', now,
   'last_run', run_id, 'last_fp', r[3], 'last_end', now)
 if head == '1' then redis.call('HSET', session, 'head', run_id) end
 log(run, events, session_id, run_id, last, batch, events_ttl)

@@ -24,7 +24,7 @@ class RunState:
     live: Owner | None
     """Who works on the session; None when it is idle or gone."""
     in_line: bool
-    """Whether the run waits for its turn."""
+    """Whether somebody waits with the run behind a live one; a place that is merely kept is granted to nobody."""
 
 
 class Events:
@@ -47,13 +47,15 @@ class Events:
         reply, entries, (live, owner, pod, waiters) = await self._redis.execute(unit)
         if reply[0] == b"missing":
             return None, []
+        owner_now = Owner(live.decode(), owner.decode(), (pod or b"").decode()) if live and owner else None
+        line = orjson.loads(waiters) if waiters and owner_now else []
         state = RunState(
             status=reply[0].decode(),
             log=int(reply[1]),
             result=reply[2],
             retry=reply[3] == b"1",
-            live=Owner(live.decode(), owner.decode(), (pod or b"").decode()) if live and owner else None,
-            in_line=bool(waiters) and any(waiter[0] == run_id for waiter in orjson.loads(waiters)),
+            live=owner_now,
+            in_line=any(waiter[0] == run_id and waiter[4] for waiter in line),
         )
         frames: list[bytes] = []
         for _, fields in entries:

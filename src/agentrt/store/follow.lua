@@ -2,12 +2,14 @@
 -- KEYS run
 -- ARGV pod
 -- returns {status, last event number, result, retry} | {'missing'}
+-- INCLUDE ownership.lua
 
 local r = redis.call('HMGET', run, 'status', 'log', 'result', 'followers', 'retry')
 if not r[1] then return {'missing'} end
 if r[1] == 'running' or r[1] == 'waiting' then
   local followers = r[4] or ''
   if not string.find(',' .. followers .. ',', ',' .. pod .. ',', 1, true) then
+    get_through(run)
     redis.call('HSET', run, 'followers', followers == '' and pod or followers .. ',' .. pod)
   end
 end

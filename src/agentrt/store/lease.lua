@@ -5,5 +5,6 @@
 -- INCLUDE ownership.lua
 
 local deadline = string.format('%.0f', now_ms() + lease_ms)
+redis.call('ZREM', leases, '')  -- a claim must get through when Redis refuses new data, see ownership.lua
 redis.call('ZADD', leases, deadline, member)
 return {'ok', deadline}

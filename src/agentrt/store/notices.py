@@ -16,7 +16,9 @@ from agentrt.tasks import end
 __all__ = ["Notices"]
 
 _RECONNECT_S = 0.5
-_READ_S = 5.0
+_READ_S = 1.0
+_DEAF_AFTER = 3
+"""Reads in a row without even the answer to a ping: the connection is half open."""
 
 
 class Notices:
@@ -72,9 +74,12 @@ class Notices:
             pubsub = PubSub(pool)
             try:
                 await pubsub.subscribe(self._channel)
-                pause_s = 0.0
+                pause_s, silent = 0.0, 0
                 while True:
                     message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=_READ_S)
+                    silent = 0 if message is not None else silent + 1
+                    if silent == _DEAF_AFTER:
+                        raise OSError("the subscription does not answer")
                     if message is None:
                         await pubsub.ping()
                     elif message["type"] == "message":  # the answer to a ping comes this way too

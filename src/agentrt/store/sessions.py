@@ -139,7 +139,7 @@ class Sessions:
         run = keys.run(want.run)
         unit = Unit(keys.tag).call(
             self._begin,
-            (keys.hash, run.hash, keys.runs),
+            (keys.hash, run.hash, keys.runs, keys.items),
             v=SCHEMA_VERSION,
             tenant=keys.tenant,
             session_id=keys.id,

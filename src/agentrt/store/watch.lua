@@ -8,6 +8,7 @@ local deadline = redis.call('ZSCORE', leases, member)
 local now = now_ms()
 if not deadline then
   deadline = now + lease_ms
+  redis.call('ZREM', leases, '')  -- get through, see ownership.lua
   redis.call('ZADD', leases, string.format('%.0f', deadline), member)
 end
 return {'ok', string.format('%.0f', tonumber(deadline) - now)}

@@ -105,12 +105,12 @@ class FunctionTool:
 def _as_text(value: Any) -> str:
     if isinstance(value, str):
         return value
-    if isinstance(value, BaseModel):
-        return value.model_dump_json()
-    if isinstance(value, bytes | bytearray):
-        raise ToolError("The tool returned binary data, which cannot be shown to the model.")
     # The effect has happened by now: whatever was returned, it must not look like a failure.
+    if isinstance(value, bytes | bytearray):
+        return f"The tool ran, but it returned {len(value)} bytes of binary data, which cannot be shown to the model."
     try:
+        if isinstance(value, BaseModel):
+            return value.model_dump_json()
         return pydantic_core.to_json(value, fallback=str).decode()
     except Exception:  # noqa: BLE001 - a str() of the author's that raises; the type is all that can be told
         return f"<{type(value).__name__}>"

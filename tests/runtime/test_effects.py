@@ -1,0 +1,87 @@
+"""The locks of running calls, whatever the turn itself waits for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from agentrt.agent import Agent
+from agentrt.models.base import ModelEvent, ModelRequest, TextDelta, ToolCall
+from agentrt.runtime.clock import boottime_ms
+from agentrt.tasks import end
+from agentrt.tools.function import tool
+from tests.harness.proxy import ByteProxy
+from tests.harness.redis_server import RedisServer
+from tests.runtime.conftest import running
+
+LOCK_MS = 2000
+
+
+async def test_a_call_ends_with_its_lock(redis_server: RedisServer) -> None:
+    """Redis goes away when one of two calls is done: while its record waits, the other is stopped in time."""
+    started = asyncio.Event()
+    stopped: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+    since = 0.0
+
+    async with ByteProxy(redis_server.port) as proxy:
+
+        @tool
+        async def quick() -> str:
+            """Return at once, and take Redis along."""
+            nonlocal since
+            await started.wait()
+            since = boottime_ms()
+            proxy.blackhole = True
+            return "done"
+
+        @tool
+        async def slow() -> str:
+            """Take for ever."""
+            started.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                stopped.set_result(boottime_ms())
+            return "never"
+
+        def answer(request: ModelRequest) -> Iterable[ModelEvent]:
+            if any(item.type == "mcp_call" for item in request.items):
+                yield TextDelta("done")
+            else:
+                yield ToolCall("1", "quick", "{}")
+                yield ToolCall("2", "slow", "{}")
+
+        agent = Agent("a", model="test:m", tools=[quick, slow])
+        async with running(proxy.url, [agent], {"m": answer}, lock_ttl_ms=LOCK_MS) as runtime:
+            task = runtime.admission.run_in_background(await runtime.enter(runtime.begin("a", "go")))
+            at = await asyncio.wait_for(stopped, 10)
+            await end(task)
+        assert at - since < LOCK_MS
+
+
+async def test_a_call_ends_with_the_session(redis_server: RedisServer, redis_url: str) -> None:
+    """Another pod owns the session: the call is stopped when this one hears of it, not when it next writes."""
+    started, stopped = asyncio.Event(), asyncio.Event()
+
+    @tool
+    async def slow() -> str:
+        """Take for ever."""
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+        return "never"
+
+    def answer(request: ModelRequest) -> Iterable[ModelEvent]:
+        yield ToolCall("1", "slow", "{}")
+
+    async with running(redis_url, [Agent("a", model="test:m", tools=[slow])], {"m": answer}, lease_ms=600) as runtime:
+        want = runtime.begin("a", "go")
+        task = runtime.admission.run_in_background(await runtime.enter(want))
+        await started.wait()
+        with redis_server.client() as client:
+            client.hset(want.session.hash, mapping={"owner": "another", "fence": 2**60})
+            client.delete("agentrt:{q:0}:leases")
+        await asyncio.wait_for(stopped.wait(), 5)
+        assert await task is None
