@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import shutil
 import signal
 import socket
@@ -28,6 +30,14 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
+
+
+@functools.cache
+def debugging() -> tuple[str, ...]:
+    """What allows DEBUG, which servers from 7.0 on refuse and those before always allow."""
+    told = subprocess.run([str(find_redis_server()), "--version"], capture_output=True, text=True, check=True).stdout
+    version = re.search(r"v=(\d+)", told)
+    return ("--enable-debug-command", "yes") if version and int(version[1]) >= 7 else ()
 
 
 class RedisServer:
@@ -64,6 +74,7 @@ class RedisServer:
                 "no",
                 "--daemonize",
                 "no",
+                *debugging(),
                 *self._args,
             ],
             stdout=subprocess.DEVNULL,
