@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -69,8 +69,26 @@ class Tool(Protocol):
         """Validate the model's arguments. Raises `ToolError` with a text that the model can act on."""
         ...
 
-    async def call(self, ctx: ToolContext, arguments: dict[str, Any]) -> str:
-        """Run the tool. Returns the output as the model will read it."""
+    @property
+    def approval(self) -> bool:
+        """Whether somebody must approve each call before it happens."""
+        ...
+
+    @property
+    def in_doubt(self) -> Literal["tell", "block"]:
+        """What a call in doubt means for its session; see `agentrt.tool`."""
+        ...
+
+    @property
+    def key_ttl_s(self) -> float | None:
+        """How long the downstream remembers an idempotency key; None for ever."""
+        ...
+
+    async def call(self, ctx: ToolContext, arguments: dict[str, Any], late: Callable[[str], None]) -> str:
+        """Run the tool. Returns the output as the model will read it.
+
+        `late` is called with an output that comes when the call has been cancelled.
+        """
         ...
 
     async def ask(self, ctx: ToolContext, arguments: dict[str, Any]) -> str | None:

@@ -15,10 +15,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentrt.agent import Agent
 from agentrt.errors import AgentrtError, DeclarationError
-from agentrt.http import conversations, health, responses
+from agentrt.http import conversations, health, operator, responses
 from agentrt.http.auth import Keys, read_keys
 from agentrt.http.body import Bounds
-from agentrt.http.errors import ApiError, to_api_error
+from agentrt.http.errors import ApiError, Problem, to_api_error
 from agentrt.http.surface import Surface
 from agentrt.models.base import Model
 from agentrt.models.registry import Credentials, Models
@@ -29,6 +29,7 @@ from agentrt.runtime.services import Services
 from agentrt.settings import Settings
 from agentrt.store.connection import Redis, RedisOptions
 from agentrt.store.conversations import Conversations
+from agentrt.store.doubts import Doubts
 from agentrt.store.events import Events
 from agentrt.store.journal import Journal
 from agentrt.store.leases import Leases
@@ -38,7 +39,7 @@ from agentrt.store.probe import Probe
 from agentrt.store.sessions import Sessions
 from agentrt.telemetry import Telemetry
 
-__all__ = ["build", "create_app"]
+__all__ = ["build", "create_app", "store_config"]
 
 log = logging.getLogger("agentrt.app")
 
@@ -58,6 +59,9 @@ ROUTES = [
     Route("/v1/conversations/{conversation_id}/items/{item_id}", conversations.delete_item, methods=["DELETE"]),
     Route("/v1/models", health.models, methods=["GET"]),
     Route("/v1/models/{model}", health.model, methods=["GET"]),
+    Route("/operator/effects", operator.effects, methods=["GET"]),
+    Route("/operator/effects/{effect:path}/resolve", operator.resolve_effect, methods=["POST"]),
+    Route("/operator/effects/{effect:path}", operator.effect, methods=["GET"]),
     Route("/livez", health.livez, methods=["GET"]),
     Route("/readyz", health.readyz, methods=["GET"]),
     Route("/metrics", health.metrics, methods=["GET"]),
@@ -96,12 +100,28 @@ def create_app(
         lifespan=lifespan,
         exception_handlers={
             ApiError: _error_response,
+            Problem: _error_response,
             AgentrtError: _error_response,
             HTTPException: _http_exception,
             Exception: _error_response,
         },
     )
     return PodHeader(app, settings.pod, telemetry)
+
+
+def store_config(settings: Settings) -> StoreConfig:
+    """What the store is told of the settings."""
+    return StoreConfig(
+        pod=settings.pod,
+        session_ttl_s=settings.session_ttl_s,
+        run_ttl_s=settings.session_ttl_s,
+        events_ttl_s=settings.events_ttl_s,
+        lease_ms=settings.lease_ms,
+        lock_ms=settings.lock_ttl_ms,
+        wait_ms=settings.wait_ms,
+        waiters_max=settings.waiters_max,
+        window_items=settings.window_items,
+    )
 
 
 async def build(
@@ -119,17 +139,7 @@ async def build(
         connect_timeout_s=settings.redis_timeout_ms / 1000,
         reply_timeout_s=settings.redis_timeout_ms / 1000,
     )
-    config = StoreConfig(
-        pod=settings.pod,
-        session_ttl_s=settings.session_ttl_s,
-        run_ttl_s=settings.session_ttl_s,
-        events_ttl_s=settings.events_ttl_s,
-        lease_ms=settings.lease_ms,
-        lock_ms=settings.lock_ttl_ms,
-        wait_ms=settings.wait_ms,
-        waiters_max=settings.waiters_max,
-        window_items=settings.window_items,
-    )
+    config = store_config(settings)
     redis = Redis(options)
     stack.push_async_callback(redis.aclose)
     await redis.start()
@@ -156,6 +166,7 @@ async def build(
         sessions=Sessions(redis, config),
         conversations=Conversations(redis, config),
         journal=Journal(redis, config),
+        doubts=Doubts(redis, config),
         events=Events(redis, config),
         leases=Leases(redis, config),
         notices=notices,
@@ -175,7 +186,9 @@ async def build(
 
 
 async def _error_response(request: Request, error: Exception) -> Response:
-    """Every error in the API's own shape."""
+    """Every error in the shape of its part of the surface."""
+    if isinstance(error, Problem):
+        return error.response()
     answer = to_api_error(error)
     if answer.status >= 500:
         log.error("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)

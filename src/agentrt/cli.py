@@ -17,6 +17,7 @@ import uvicorn
 
 from agentrt.agent import Agent
 from agentrt.app import create_app
+from agentrt.commands.effects import effects
 from agentrt.embedded import run_dev
 from agentrt.errors import AgentrtError, SettingsError
 from agentrt.http.auth import mint
@@ -138,17 +139,21 @@ def keys() -> None:
 
 @keys.command("create")
 @click.option("--tenant", required=True)
+@click.option("--operator", is_flag=True, help="The key may use the native routes (/operator), for every tenant.")
 @click.option("--file", "path", required=True, type=click.Path(path_type=Path), help="File of keys to append to.")
-def create_key(tenant: str, path: Path) -> None:
+def create_key(tenant: str, operator: bool, path: Path) -> None:
     """Make a key for a tenant. It is printed once; the file gets only its HMAC."""
     try:
-        key, line = mint(tenant, os.environ.get("AGENTRT_API_KEYS_SECRET", ""))
+        key, line = mint(tenant, os.environ.get("AGENTRT_API_KEYS_SECRET", ""), operator=operator)
     except SettingsError as error:
         raise click.ClickException(str(error)) from error
     broken = path.exists() and path.read_bytes()[-1:] not in {b"", b"\n"}
     with path.open("a", encoding="utf-8") as file:
         file.write(("\n" if broken else "") + line + "\n")
     click.echo(key)
+
+
+main.add_command(effects)
 
 
 if __name__ == "__main__":

@@ -195,7 +195,7 @@ _PREFIXES = {
 _ITEM_ID = re.compile(r"[a-z]{2,5}_([0-9A-Za-z]{22})(0|[1-9][0-9]{0,8})")
 
 
-def item_id(item_type: str, origin: str, number: int) -> str:
+def item_id(item_type: str, origin: str, number: int | str) -> str:
     """An item's id: it names the run (or the append) it came from and its number in the conversation."""
     return f"{_PREFIXES.get(item_type, 'item')}_{origin}{number}"
 

@@ -85,7 +85,7 @@ TOOLS = [double, refuse, crash, dawdle, trip, garble]
         (("double", "not json"), "Invalid arguments for double:"),
         (("nothing", "{}"), "There is no tool named 'nothing'."),
         (("refuse", "{}"), "not today"),
-        (("crash", "{}"), "The tool failed with ValueError. The outcome of this call is unknown"),
+        (("crash", "{}"), "The tool failed with ValueError. Whether it took effect before that is not known."),
         (("dawdle", "{}"), "The tool did not answer within 0.05 s. The outcome of this call is unknown"),
         (("trip", "{}"), "The tool failed with CancelledError."),
         (("garble", "{}"), "?"),

@@ -13,8 +13,9 @@ from agentrt.errors import StoreUnavailable
 from agentrt.records import SCHEMA_VERSION
 from agentrt.store.connection import Redis, RedisOptions
 from agentrt.store.conversations import Conversations
+from agentrt.store.doubts import Doubts
 from agentrt.store.events import Events
-from agentrt.store.journal import Journal, Outcome, Planned, effect_key
+from agentrt.store.journal import Journal, Outcome, Planned, Recorded, effect_key, fingerprint
 from agentrt.store.keys import SessionKeys, lease_member, new_id
 from agentrt.store.leases import Leases
 from agentrt.store.ownership import Owned, Owner, StoreConfig
@@ -42,6 +43,7 @@ class Store:
         self.config = StoreConfig(**{"pod": "pod-a", **config})
         self.sessions = Sessions(redis, self.config)
         self.journal = Journal(redis, self.config)
+        self.doubts = Doubts(redis, self.config)
         self.leases = Leases(redis, self.config)
         self.conversations = Conversations(redis, self.config)
         self.events = Events(redis, self.config)
@@ -92,11 +94,29 @@ def ending(*lines: bytes, **changes: Any) -> Commit:
 
 def planned(owned: Owned, index: int = 0, step: int = 0) -> Planned:
     key = effect_key(owned.session, owned.run.id, step, index)
-    return Planned(key, step, index, "refund", "idempotent", "{}", f"call_{index}", f"fc_{index}", index, 1, "pod-a")
+    return Planned(
+        key,
+        step,
+        index,
+        "refund",
+        "idempotent",
+        "{}",
+        f"call_{index}",
+        f"fc_{index}",
+        index,
+        1,
+        "pod-a",
+        fingerprint=fingerprint("{}"),
+    )
 
 
 def outcome_of(text: str = "done", state: str = "recorded") -> Outcome:
     return Outcome(state, text, None, 1, "pod-a", 1)
+
+
+def recorded(effect: Planned, text: str = "done", state: str = "recorded") -> Recorded:
+    """An outcome as it is written."""
+    return Recorded(effect.key, outcome_of(text, state), effect.tool, "tell" if state == "in_doubt" else "")
 
 
 def lease_of(want: Begin) -> bytes:

@@ -13,8 +13,10 @@ from redis.crc import key_slot
 from agentrt.errors import ScriptError
 from agentrt.records import Item
 from agentrt.store.connection import Redis, Sent, Unit
-from agentrt.store.journal import Batch
+from agentrt.store.doubts import Place, Resolution
+from agentrt.store.journal import Batch, Planned
 from agentrt.store.keys import QueueKeys, SessionKeys, new_id
+from agentrt.store.ownership import Owned
 from agentrt.store.scripts import Script, load_all
 from agentrt.store.sessions import Ended, Joined, Waiting
 from tests.harness.redis_server import RedisCluster
@@ -30,6 +32,7 @@ from tests.store.stage import (
     old_header,
     outcome_of,
     planned,
+    recorded,
 )
 
 MASTERS = 3
@@ -162,7 +165,7 @@ async def converse(store: Store, session: SessionKeys, client: redis_py.Redis) -
     assert owned is not None
     leases.end(dead.lease)
     await journal.intend(owned, [late.key])
-    await journal.record(owned, "0", [(call.key, outcome_of()), (late.key, outcome_of())], Batch(1, b"event 1"))
+    await journal.record(owned, "0", [recorded(call), recorded(late, state="in_doubt")], Batch(1, b"event 1"))
     state, _ = await store.events.read(session, want.run, -1)
     assert state is not None
     assert state.status == "running"
@@ -175,8 +178,24 @@ async def converse(store: Store, session: SessionKeys, client: redis_py.Redis) -
     granted = await store.own(patient)
     assert [item.id for item in granted.window] == ["0", "2"]
     await store.sessions.commit(granted, ending(b'{"id":"3"}'))
+    await resolve_one(store, dead, late)
     assert await conversations.delete_run(session, want.run) == "ok"
-    assert dump(client, session)["seq"] == "4"
+    assert dump(client, session)["seq"] == "5"
+
+
+async def resolve_one(store: Store, owned: Owned, effect: Planned) -> None:
+    """Evidence of an effect in doubt, then its resolution, which enters the history with the next run."""
+    session = owned.session
+    place = Place(session.tenant, session.id, owned.run.id, effect.key)
+    await store.journal.evidence(owned, effect.key, outcome_of("late"))
+    found = await store.doubts.read(place)
+    assert found is not None
+    assert found.late_result == outcome_of("late")
+    resolution = Resolution(True, "late", "test", 1)
+    assert await store.doubts.resolve(place, resolution, (b'{"id":"n', b'"}')) == resolution
+    after = await store.own(message(session))
+    assert [item.id for item in after.window][-1] == "n4"
+    await store.sessions.commit(after, ending())
 
 
 async def upgrade_one(store: Store, masters: list[redis_py.Redis]) -> None:

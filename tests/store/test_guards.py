@@ -23,7 +23,7 @@ from agentrt.store.keys import QueueKeys
 from agentrt.store.probe import Probe
 from agentrt.store.sessions import Sessions
 from tests.harness.redis_server import RedisServer
-from tests.store.stage import Store, connected, dump, ending, message, new_session, outcome_of, planned, without
+from tests.store.stage import Store, connected, dump, ending, message, new_session, planned, recorded, without
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ async def test_record_and_commit_get_through_without_memory(store: Store, admin:
     await store.journal.plan(owned, 0, b"plan", [(call, True)], Batch(0, b"event 0"))
     admin.config_set("maxmemory", "1")
     assert await store.reason() == "oom"
-    await store.journal.record(owned, "0", [(call.key, outcome_of())], Batch(1, b"event 1"))
+    await store.journal.record(owned, "0", [recorded(call)], Batch(1, b"event 1"))
     assert await store.sessions.commit(owned, ending(b"in", b"out", last_event=2, events=b"event 2")) == 1
     admin.config_set("maxmemory", "0")
     assert set(admin.hgetall(owned.run.effects)) == {call.key.encode(), call.key.encode() + b"!"}
@@ -235,7 +235,7 @@ async def test_negative_control_an_hset_first(store: Store, admin: redis_py.Redi
     admin.config_set("maxmemory", "1")
     with pytest.raises(StoreUnavailable) as caught:
         if write == "record":
-            await store.journal.record(owned, "0", [(call.key, outcome_of())], Batch())
+            await store.journal.record(owned, "0", [recorded(call)], Batch())
         else:
             await Sessions(store.redis, store.config).commit(owned, ending(b"in"))
     assert caught.value.reason == "oom"

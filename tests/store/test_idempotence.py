@@ -16,7 +16,7 @@ from agentrt.store.ownership import Owned
 from agentrt.store.scripts import Script
 from tests.harness.proxy import ByteProxy
 from tests.harness.redis_server import RedisServer
-from tests.store.stage import Store, connected, dump, ending, message, new_session, outcome_of, planned
+from tests.store.stage import Store, connected, dump, ending, message, new_session, planned, recorded
 
 LINES = (b'{"id":"in"}', b'{"id":"call"}', b"", b'{"id":"out"}')
 
@@ -92,7 +92,7 @@ async def one_step(store: Store, loser: Loser | None) -> Owned:
         for _ in range(5):
             await losing(store.journal.emit(owned, Batch(number, b"event %d" % number)))
             number += 1
-        outcomes = [(call.key, outcome_of(f"outcome {index}"))]
+        outcomes = [recorded(call, f"outcome {index}")]
         await losing(store.journal.record(owned, f"0.{index}", outcomes, Batch(number, b"event %d" % number)))
         number += 1
     end = ending(*LINES, last_event=number, events=b"event %d" % number)

@@ -27,8 +27,8 @@ from tests.store.stage import (
     message,
     new_session,
     old_header,
-    outcome_of,
     planned,
+    recorded,
     without,
 )
 
@@ -488,7 +488,7 @@ Write = Callable[[Store, Owned], Awaitable[Any]]
 WRITES: dict[str, Write] = {
     "plan": lambda store, owned: store.journal.plan(owned, 0, b"{}", [(planned(owned), True)], Batch()),
     "intend": lambda store, owned: store.journal.intend(owned, [planned(owned).key]),
-    "record": lambda store, owned: store.journal.record(owned, "0", [(planned(owned).key, outcome_of())], Batch()),
+    "record": lambda store, owned: store.journal.record(owned, "0", [recorded(planned(owned))], Batch()),
     "emit": lambda store, owned: store.journal.emit(owned, Batch(0, b"late")),
     "commit": commit,
 }
@@ -615,7 +615,7 @@ async def test_claim_before_the_lease_has_run_out(store: Store) -> None:
     await store.journal.plan(dead, 0, b"{}", [(planned(dead), True)], Batch())
     assert await store.claim(dead, early=True) is None
     assert await store.sessions.owns(dead)
-    await store.journal.record(dead, "0", [(planned(dead).key, outcome_of())], Batch())
+    await store.journal.record(dead, "0", [recorded(planned(dead))], Batch())
     assert await store.claim(dead, early=True) is not None
 
 

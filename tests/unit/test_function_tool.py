@@ -54,7 +54,7 @@ def ship(order: str, to: Address, size: Size = Size.S, notes: list[str] | None =
 
 async def run(made: FunctionTool, arguments: str) -> str:
     """Parse and call."""
-    return await made.call(CTX, made.parse(arguments))
+    return await made.call(CTX, made.parse(arguments), lambda _: None)
 
 
 # --- the declaration --------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Who asks: API keys to tenants. The tenant comes from the credential, never from the request.
 
 A key reads `ak_<id>_<secret>`. The file of keys has one line a key: `id tenant hmac`, the HMAC-SHA256 of the whole key
-under AGENTRT_API_KEYS_SECRET, in hex. Only that is stored.
+under AGENTRT_API_KEYS_SECRET, in hex. Only that is stored. A fourth word `operator` opens the native routes to it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ class Principal:
 
     tenant: str
     credential: str
+    operator: bool = False
+    """Whether it may use the native routes, for every tenant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class StoredKey:
 
     tenant: str
     digest: bytes
+    operator: bool = False
 
 
 def _digest(secret: str, key: str) -> bytes:
@@ -56,7 +59,7 @@ def _on_loopback(request: Request) -> bool:
         return False
 
 
-def mint(tenant: str, secret: str) -> tuple[str, str]:
+def mint(tenant: str, secret: str, *, operator: bool = False) -> tuple[str, str]:
     """A new key for a tenant: (the key, shown once; the line for the file)."""
     if not is_name(tenant):
         raise SettingsError(f"{tenant!r} is not a tenant name")
@@ -64,7 +67,8 @@ def mint(tenant: str, secret: str) -> tuple[str, str]:
         raise SettingsError("AGENTRT_API_KEYS_SECRET is not set")
     identifier = secrets.token_hex(_ID_BYTES)
     key = f"ak_{identifier}_{secrets.token_urlsafe(_SECRET_BYTES)}"
-    return key, f"{identifier} {tenant} {_digest(secret, key).hex()}"
+    role = " operator" if operator else ""
+    return key, f"{identifier} {tenant} {_digest(secret, key).hex()}{role}"
 
 
 def read_keys(path: str) -> dict[str, StoredKey]:
@@ -74,10 +78,12 @@ def read_keys(path: str) -> dict[str, StoredKey]:
         if not line.strip() or line.startswith("#"):
             continue
         try:
-            identifier, tenant, digest = line.split()
-            stored = StoredKey(tenant, bytes.fromhex(digest))
+            identifier, tenant, digest, *role = line.split()
+            stored = StoredKey(tenant, bytes.fromhex(digest), role == ["operator"])
         except ValueError:
             raise SettingsError(f"{path}, line {number}: not `id tenant hmac`") from None
+        if role not in ([], ["operator"]):
+            raise SettingsError(f"{path}, line {number}: the fourth word can only be `operator`")
         if not is_name(tenant) or len(stored.digest) != hashlib.sha256().digest_size:
             raise SettingsError(f"{path}, line {number}: not a tenant name, or not a SHA-256")
         keys[identifier] = stored
@@ -107,11 +113,11 @@ class Keys:
         if self.open:
             if not self._allowed and not _on_loopback(request):
                 raise ApiError(401, "no_api_keys", "This server has no API keys and is not on loopback.", final=True)
-            return Principal(DEV_TENANT, hashlib.sha256(credential.encode()).hexdigest()[:16])
+            return Principal(DEV_TENANT, hashlib.sha256(credential.encode()).hexdigest()[:16], operator=True)
         parts = credential.split("_", 2)
         stored = self._keys.get(parts[1]) if len(parts) == 3 else None
         # The digest is computed and compared for unknown ids as well: the time tells nothing.
         expected = stored.digest if stored is not None else bytes(hashlib.sha256().digest_size)
         if not hmac.compare_digest(_digest(self._secret, credential), expected) or stored is None:
             raise ApiError(401, "invalid_api_key", "Incorrect API key provided.")
-        return Principal(stored.tenant, parts[1])
+        return Principal(stored.tenant, parts[1], stored.operator)

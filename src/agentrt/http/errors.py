@@ -8,9 +8,9 @@ import orjson
 from starlette.responses import Response
 
 from agentrt.errors import DeclarationError, ForeignState, SchemaNewer, StoreUnavailable
-from agentrt.runtime.admission import Locked, NoSuchSession, OtherBody, Overloaded
+from agentrt.runtime.admission import InDoubt, Locked, NoSuchSession, OtherBody, Overloaded
 
-__all__ = ["ApiError", "invalid", "json_response", "not_found", "to_api_error"]
+__all__ = ["ApiError", "Problem", "invalid", "json_response", "not_found", "to_api_error"]
 
 
 class ApiError(Exception):
@@ -57,6 +57,20 @@ class ApiError(Exception):
         return json_response({"error": error}, self.status, headers)
 
 
+class Problem(Exception):
+    """An answer of a native route that is not a success: `application/problem+json`, RFC 9457."""
+
+    def __init__(self, status: int, title: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.title = title
+
+    def response(self) -> Response:
+        """The HTTP response."""
+        body = {"type": "about:blank", "title": self.title, "status": self.status, "detail": str(self)}
+        return Response(orjson.dumps(body), self.status, media_type="application/problem+json")
+
+
 def json_response(data: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A JSON response; bytes are taken as JSON already."""
     content = data if isinstance(data, bytes) else orjson.dumps(data)
@@ -81,6 +95,9 @@ def to_api_error(error: Exception) -> ApiError:
         case Locked():
             message = f"{error}: {error.run}" if error.run else str(error)
             return ApiError(409, "conversation_locked", message, retry_after_s=error.retry_after_s)
+        case InDoubt():
+            where = f"POST /operator/effects/{error.effect}/resolve, or `agentrt effects resolve {error.effect}`"
+            return ApiError(409, "effect_in_doubt", f"{error}: {where}", final=True)
         case OtherBody():
             return ApiError(422, "idempotency_key_reused", str(error), final=True)
         case NoSuchSession():

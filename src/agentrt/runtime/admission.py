@@ -25,10 +25,10 @@ from agentrt.runtime.turn import Turn, TurnEnd
 from agentrt.store.events import RunState
 from agentrt.store.keys import SessionKeys, lease_member, new_id
 from agentrt.store.ownership import Owned, Owner
-from agentrt.store.sessions import Begin, Busy, Conflict, Ended, Fork, Joined, Missing, Waiting
+from agentrt.store.sessions import Begin, Blocked, Busy, Conflict, Ended, Fork, Joined, Missing, Waiting
 from agentrt.tasks import end
 
-__all__ = ["Admission", "Locked", "NoSuchSession", "NotTheTail", "OtherBody", "Overloaded", "Place"]
+__all__ = ["Admission", "InDoubt", "Locked", "NoSuchSession", "NotTheTail", "OtherBody", "Overloaded", "Place"]
 
 log = logging.getLogger("agentrt.admission")
 
@@ -52,6 +52,14 @@ class Locked(AgentrtError):
     def __init__(self, run: str) -> None:
         super().__init__("another message of this conversation is being worked on")
         self.run = run
+
+
+class InDoubt(AgentrtError):
+    """An effect of the session is in doubt, and its tool holds up the session until somebody resolves it."""
+
+    def __init__(self, session: SessionKeys, run: str, key: str) -> None:
+        super().__init__("the outcome of an action of this conversation is not known; it must be resolved first")
+        self.effect = f"{session.tenant}/{session.id}/{run}/{key}"
 
 
 class OtherBody(AgentrtError):
@@ -150,6 +158,8 @@ class Admission:
                 self._count("busy")
                 await self._look_after(want.session, outcome.live)
                 raise Locked(outcome.live.run)
+            case Blocked():
+                raise InDoubt(want.session, outcome.run, outcome.key)
             case Conflict():
                 raise OtherBody("this Idempotency-Key was used with another request body")
             case Missing():
@@ -232,6 +242,22 @@ class Admission:
         """Work on an owned run in a task of the pod's own: no client's going away ends it."""
         return self._spawn(self.run(place, listener))
 
+    def bring(self, message: Begin) -> None:
+        """Begin a message that no client waits for, and work on it."""
+        self._spawn(self._bring(message))
+
+    async def _bring(self, message: Begin) -> None:
+        place = await self._entered(message)
+        if place.owned is not None:
+            await self.run(place)
+
+    async def _entered(self, message: Begin) -> Place:
+        """As `enter`, with the work at hand."""
+        place = await self.enter(message)
+        if place.owned is not None and place.owned.record is None:
+            place.request, place.inputs = Request.decode(message.request), orjson.loads(message.input)
+        return place
+
     def _spawn(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
@@ -312,10 +338,8 @@ class Admission:
 
     async def _take_over(self, message: Begin, run: str) -> None:
         """Go on with a message that somebody else had brought here first, in the line or at work."""
-        place = await self.enter(replace(message, run=run, by_key=True, token=new_id()))
+        place = await self._entered(replace(message, run=run, by_key=True, token=new_id()))
         if place.owned is not None:
-            if place.owned.record is None:
-                place.request, place.inputs = Request.decode(message.request), orjson.loads(message.input)
             self.run_in_background(place)
 
     async def _look_after(self, session: SessionKeys, owner: Owner) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from agentrt.agent import Agent, Effect, Tool, ToolContext
 from agentrt.errors import AgentrtError, StoreUnavailable, ToolError
 from agentrt.runtime.clock import boottime_ms, wall_ms
 from agentrt.runtime.insist import insist
-from agentrt.store.journal import Intent, Journal, Outcome, Planned
+from agentrt.store.journal import Intent, Journal, Outcome, Planned, fingerprint
 from agentrt.store.ownership import Owned
 
 __all__ = ["IN_DOUBT_TEXT", "Call", "Effects", "next_move"]
@@ -47,11 +47,24 @@ class Call:
     intended: bool = False
     """This owner's intent is in the journal."""
 
+    def forgotten(self, now_ms: int) -> bool:
+        """Whether the downstream no longer knows the call's key, if it ever saw it."""
+        ttl_s = self.tool.key_ttl_s if self.tool is not None else None
+        return ttl_s is not None and now_ms - self.planned.at > ttl_s * 1000
 
-def next_move(call: Call, holder: str) -> Literal["settled", "run", "run_after_lock", "judge_after_lock"]:
+    @property
+    def doubt(self) -> Literal["", "tell", "block"]:
+        """What its outcome means for the session: nothing, that the tool is refused, or that all is."""
+        if self.outcome is None or self.outcome.state != "in_doubt":
+            return ""
+        return self.tool.in_doubt if self.tool is not None else "tell"
+
+
+def next_move(call: Call, holder: str, now_ms: int) -> Literal["settled", "run", "run_after_lock", "judge_after_lock"]:
     """What is to be done with a call, by what the journal says of it. Pure; DESIGN's crash table.
 
-    `holder` is the token of the present owner: an intent of its own is no riddle.
+    `holder` is the token of the present owner: an intent of its own is no riddle. An idempotent call whose key the
+    downstream may have forgotten by `now_ms` is judged like one that must not happen twice.
     """
     if call.outcome is not None:
         return "settled"
@@ -60,9 +73,30 @@ def next_move(call: Call, holder: str) -> Literal["settled", "run", "run_after_l
     match call.planned.effect:
         case Effect.READ_ONLY:
             return "run"
-        case Effect.IDEMPOTENT:
+        case Effect.IDEMPOTENT if not call.forgotten(now_ms):
             return "run_after_lock"
     return "judge_after_lock"
+
+
+_KEEPING: set[asyncio.Task[None]] = set()
+"""Writes of late results; each ends by itself."""
+
+
+def _kept(task: asyncio.Task[None]) -> None:
+    _KEEPING.discard(task)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.warning("a late result could not be kept: %s", type(error).__name__)
+
+
+def _on_the_way(error: BaseException | None) -> bool:
+    """Whether an exception comes from the way to the downstream: then what left may have arrived."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, OSError):  # time-outs and broken connections are
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class Effects:
@@ -89,6 +123,8 @@ class Effects:
             problem = f"Too many calls in one step; the limit is {self._limits.calls_per_step}."
         elif call.tool is None:
             problem = f"There is no tool named {planned.tool!r}."
+        elif planned.fingerprint != fingerprint(planned.arguments):
+            problem = "The arguments are not those that were planned."
         else:
             try:
                 call.arguments = call.tool.parse(planned.arguments)
@@ -99,6 +135,15 @@ class Effects:
             happened = intent is not None and planned.effect != Effect.READ_ONLY
             call.outcome = self._in_doubt() if happened else self._failed(problem)
         return call
+
+    def deny(self, call: Call, reason: str) -> None:
+        """Somebody was asked and did not approve: the call does not happen."""
+        call.outcome = self._failed(f"The call was not approved. {reason}".strip())
+
+    def refuse(self, call: Call) -> None:
+        """An earlier call of its tool in this session is in doubt: the call does not happen."""
+        if call.outcome is None:
+            call.outcome = self._failed(IN_DOUBT_TEXT)
 
     def start_now(self, calls: Sequence[Call]) -> list[Call]:
         """The calls that start as soon as they are planned; the others wait for a free place, only planned."""
@@ -199,7 +244,7 @@ class Effects:
             self._running[loop.create_task(self._outcome(call))] = call
 
     def _plain(self, call: Call) -> bool:
-        return next_move(call, self._owned.token) == "run"
+        return next_move(call, self._owned.token, wall_ms()) == "run"
 
     async def _next_done(self) -> list[Call]:
         """Wait for outcomes. What failed is raised only when the outcomes that came with it are out of the house."""
@@ -230,7 +275,7 @@ class Effects:
 
     async def _outcome(self, call: Call) -> Outcome:
         """The outcome of one call, after whatever its journal asks for first."""
-        move = next_move(call, self._owned.token)
+        move = next_move(call, self._owned.token, wall_ms())
         if move.endswith("after_lock"):
             await self._wait_for_lock(call)
             if move == "judge_after_lock":
@@ -277,7 +322,7 @@ class Effects:
         limit = asyncio.timeout(tool.timeout_s)
         try:
             async with limit:
-                return self._recorded(await tool.call(self._context(call), arguments))
+                return self._recorded(await tool.call(self._context(call), arguments, self._late_to(call)))
         except ToolError as error:
             return self._failed(str(error))
         except (Exception, asyncio.CancelledError) as error:  # the author's code: its type is told, its text is not
@@ -288,12 +333,22 @@ class Effects:
             if limit.expired():
                 what = f"did not answer within {tool.timeout_s:g} s"
             log.warning("tool %s %s", tool.name, what)
-            return await self._unknown(call, f"The tool {what}.")
+            if call.planned.effect == Effect.READ_ONLY:
+                return self._failed(f"The tool {what}.")
+            if limit.expired() or _on_the_way(error):
+                return await self._unknown(call, f"The tool {what}.")
+            return await self._broken(call, f"The tool {what}.")
+
+    async def _broken(self, call: Call, what: str) -> Outcome:
+        """The author's code failed: the hook may know better, else it failed, before or after its effect."""
+        if call.tool is not None and call.tool.conclusive is not None:
+            seen = await self._ask(call)
+            if seen is not None and seen.state == "recorded":
+                return seen
+        return self._failed(f"{what} Whether it took effect before that is not known.")
 
     async def _unknown(self, call: Call, what: str) -> Outcome:
-        """A call that ended without an answer: only `ToolError` says that nothing has happened."""
-        if call.planned.effect == Effect.READ_ONLY:
-            return self._failed(what)
+        """A call that may be on its way still."""
         seen = await self._ask(call)
         if seen is None and call.tool is not None and call.tool.conclusive:
             # The author's word holds for what is not there when the lock has run out, so it must.
@@ -320,6 +375,18 @@ class Effects:
             user=owned.user or None,
             deps=self._deps,
         )
+
+    def _late_to(self, call: Call) -> Callable[[str], None]:
+        """Where a result goes that comes when nobody waits for it any more."""
+
+        def keep(output: str) -> None:
+            task = asyncio.get_running_loop().create_task(
+                self._journal.evidence(self._owned, call.planned.key, self._recorded(output))
+            )
+            _KEEPING.add(task)
+            task.add_done_callback(_kept)
+
+        return keep
 
     # --- outcomes -------------------------------------------------------------------------------------------------
 

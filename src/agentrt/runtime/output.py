@@ -124,8 +124,19 @@ class Output:
         self._log.add(*response.opening(slot.index, slot.data))
         self._close(slot, opened=False)
 
-    def server_call(self, call: ToolCall, private: Mapping[str, Any]) -> Slot:
-        """A call of a tool that this runtime runs begins."""
+    def approval_request(self, call: ToolCall, private: Mapping[str, Any]) -> Slot:
+        """A call that waits for somebody's approval."""
+        slot = self._open(
+            "mcp_approval_request",
+            {"server_label": self._agent, "name": call.name, "arguments": call.arguments, "status": "completed"},
+            private,
+        )
+        self._log.add(*response.opening(slot.index, slot.data))
+        self._close(slot, opened=False)
+        return slot
+
+    def server_call(self, call: ToolCall, private: Mapping[str, Any], approval: str | None = None) -> Slot:
+        """A call of a tool that this runtime runs begins. `approval`: id of the request that was approved."""
         slot = self._open(
             "mcp_call",
             {
@@ -134,7 +145,7 @@ class Output:
                 "arguments": call.arguments,
                 "output": None,
                 "error": None,
-                "approval_request_id": None,
+                "approval_request_id": approval,
                 "status": "in_progress",
             },
             {**private, "call_id": call.call_id},

@@ -8,6 +8,7 @@ from typing import Any
 
 from agentrt.models.base import Model
 from agentrt.store.conversations import Conversations
+from agentrt.store.doubts import Doubts
 from agentrt.store.events import Events
 from agentrt.store.journal import Journal
 from agentrt.store.leases import Leases
@@ -27,6 +28,7 @@ class Services:
     sessions: Sessions
     conversations: Conversations
     journal: Journal
+    doubts: Doubts
     events: Events
     leases: Leases
     notices: Notices

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -21,6 +21,7 @@ from agentrt.memory.tokens import estimate
 from agentrt.models.base import ModelRequest
 from agentrt.records import Item, Request, Usage, item_id
 from agentrt.runtime import context, response
+from agentrt.runtime.approvals import answered, asks
 from agentrt.runtime.clock import boottime_ms, wall_ms
 from agentrt.runtime.effects import Call, Effects
 from agentrt.runtime.insist import insist
@@ -28,8 +29,9 @@ from agentrt.runtime.log import Listener, RunLog
 from agentrt.runtime.output import Output
 from agentrt.runtime.reply import Asking, Ending, Reply
 from agentrt.runtime.services import Services
-from agentrt.store.journal import Planned, effect_key, read_effects
-from agentrt.store.ownership import Owned
+from agentrt.store.doubts import Place
+from agentrt.store.journal import Planned, Recorded, effect_key, fingerprint, read_effects
+from agentrt.store.ownership import Approval, Owned
 from agentrt.store.sessions import Commit
 
 __all__ = ["Turn", "TurnEnd"]
@@ -45,6 +47,15 @@ class TurnEnd:
     result: bytes
     retryable: bool = False
     retry_after_s: float | None = None
+
+
+@dataclass(slots=True)
+class Todo:
+    """What a step asks for beside text."""
+
+    calls: list[Call] = field(default_factory=list)
+    client_calls: int = 0
+    approvals: list[Approval] = field(default_factory=list)
 
 
 class Turn:
@@ -81,6 +92,8 @@ class Turn:
         self._usage: Usage | None = Usage()
         self._effects_happened = False
         self._planned = owned.record is not None
+        self._doubted = {doubt.tool for doubt in owned.doubts}
+        self._approvals: list[Approval] = []
 
     async def run(self) -> TurnEnd:
         """Work until the run is committed. Raises `OwnershipLost` when another pod owns it, `StoreUnavailable`."""
@@ -110,15 +123,18 @@ class Turn:
         try:
             for step in range(self._agent.limits.steps):
                 if step < len(plans):
-                    calls, client_calls = self._replayed(plans[step])
+                    todo = self._replayed(plans[step])
+                elif step == 0 and self._owned.approvals:
+                    todo = await self._answered()
                 else:
                     reply = await self._asking.ask(self._context(), step)
                     self._count(reply.usage)
                     if not reply.calls:
                         return self._ended_by(reply)
-                    calls, client_calls = await self._plan(step, reply)
-                await self._settle(step, calls)
-                if client_calls:
+                    todo = await self._plan(step, reply)
+                await self._settle(step, todo.calls)
+                if todo.approvals or todo.client_calls:
+                    self._approvals = todo.approvals
                     return "completed", {}
             return _incomplete("max_steps")
         except Ending as ending:
@@ -148,16 +164,17 @@ class Turn:
             self._usage = None  # an earlier attempt may have asked the model, and nobody knows what it cost
         return plans
 
-    async def _plan(self, step: int, reply: Reply) -> tuple[list[Call], int]:
+    async def _plan(self, step: int, reply: Reply) -> Todo:
         """Persist the reply and its calls before any of them happens."""
-        owned = self._owned
-        calls: list[Call] = []
-        self._planned = True
-        effects = self._effects = self._new_effects()
+        owned, effects = self._owned, self._new_effects()
+        todo = Todo(client_calls=reply.client_calls)
+        waiting: list[Planned] = []
         for index, call in enumerate(reply.calls):
-            slot = self._output.server_call(call, {"step": step, "provider": self._provider})
-            reply.indexes.append(slot.index)
             tool = self._tools.get(call.name)
+            asking = asks(tool, call) and call.name not in self._doubted
+            begin = self._output.approval_request if asking else self._output.server_call
+            slot = begin(call, {"step": step, "provider": self._provider})
+            reply.indexes.append(slot.index)
             planned = Planned(
                 key=effect_key(owned.session, owned.run.id, step, index),
                 step=step,
@@ -170,35 +187,69 @@ class Turn:
                 output_index=slot.index,
                 attempt=owned.attempt,
                 pod=self._services.config.pod,
+                fence=owned.fence,
+                at=wall_ms(),
+                fingerprint=fingerprint(call.arguments),
             )
-            calls.append(effects.prepare(planned, self._tools))
-        started = effects.start_now(calls)
+            if asking:
+                waiting.append(planned)
+                todo.approvals.append(Approval(planned.item, owned.run.id, planned.key))
+                continue
+            prepared = effects.prepare(planned, self._tools)
+            if planned.tool in self._doubted:
+                effects.refuse(prepared)
+            todo.calls.append(prepared)
+        await self._write_plan(step, todo, waiting, reply.indexes, reply.usage)
+        return todo
+
+    async def _answered(self) -> Todo:
+        """The first step of a run whose input answers requests for approval: it needs no model."""
+        private = {"step": 0, "provider": self._provider}
+        calls = await answered(
+            self._owned,
+            [item.data for item in self._input],
+            self._tools,
+            self._new_effects(),
+            self._output,
+            self._services.journal,
+            private,
+        )
+        todo = Todo(calls)
+        await self._write_plan(0, todo, [], [call.planned.output_index for call in calls], Usage())
+        return todo
+
+    async def _write_plan(
+        self, step: int, todo: Todo, waiting: list[Planned], indexes: list[int], usage: Usage | None
+    ) -> None:
+        """The write before anything happens: what is to be done, and `intended` for what starts at once."""
+        self._planned = True
+        started = self._effects.start_now(todo.calls)
         plan = orjson.dumps(
             {
-                "items": self._output.snapshot(reply.indexes),
-                "calls": [call.planned.key for call in calls],
-                "client_calls": reply.client_calls,
-                "usage": _tuple(reply.usage),
+                "items": self._output.snapshot(indexes),
+                "calls": [call.planned.key for call in todo.calls],
+                "client_calls": todo.client_calls,
+                "approvals": [list(one) for one in todo.approvals],
+                "usage": _tuple(usage),
             }
         )
         batch = self._log.batch()
         sent_at_ms = boottime_ms()
-        marked = [(call.planned, call in started) for call in calls]
-        cancelled, _ = await insist(lambda: self._services.journal.plan(owned, step, plan, marked, batch))
+        marked = [(call.planned, call in started) for call in todo.calls] + [(planned, False) for planned in waiting]
+        cancelled, _ = await insist(lambda: self._services.journal.plan(self._owned, step, plan, marked, batch))
         self._log.logged(batch.last)
         self._log.cancel_asked |= cancelled
-        effects.intended(started, sent_at_ms)
-        return calls, reply.client_calls
+        self._effects.intended(started, sent_at_ms)
 
-    def _replayed(self, plan: dict[str, Any]) -> tuple[list[Call], int]:
+    def _replayed(self, plan: dict[str, Any]) -> Todo:
         """The calls of a step that an earlier attempt planned, with what the journal knows of them."""
-        self._effects = self._new_effects()
+        effects = self._new_effects()
         assert self._owned.record is not None
         journal = read_effects(self._owned.record["effects"])
         calls = []
         for key in plan["calls"]:
             planned, intent, outcome = journal[key]
-            call = self._effects.prepare(planned, self._tools, intent)
+            call = effects.prepare(planned, self._tools, intent)
             if outcome is not None:
                 call.outcome = outcome
                 self._services.telemetry.effects.labels(self._label(planned), "replayed").inc()
@@ -207,10 +258,13 @@ class Turn:
             elif intent is not None and call.outcome is None:
                 self._log.add("agentrt:recovering", {"tool": planned.tool, "lock_until_ms": intent.lock_until_ms})
             calls.append(call)
-        return [call for call in calls if journal[call.planned.key][2] is None], plan["client_calls"]
+        approvals = [Approval(*one) for one in plan.get("approvals", ())]
+        open_calls = [call for call in calls if journal[call.planned.key][2] is None]
+        return Todo(open_calls, plan["client_calls"], approvals)
 
     async def _settle(self, step: int, calls: list[Call]) -> None:
         """Run the calls and record their outcomes as they come."""
+        blocked = False
         async with aclosing(self._effects.settle(calls)) as batches:
             number = 0
             async for done in batches:
@@ -221,14 +275,33 @@ class Turn:
                     self._services.telemetry.effects.labels(self._label(planned), outcome.state).inc()
                 await self._record(f"{step}.{number}", done)
                 self._effects_happened = True
+                self._doubted |= {call.planned.tool for call in done if call.doubt}
+                blocked |= any(call.doubt == "block" for call in done)
                 number += 1
+        if blocked:
+            status, details = _incomplete("effect_in_doubt")
+            raise Ending(status, **details)
         self._check_cancelled()
 
     async def _record(self, op: str, done: list[Call]) -> None:
-        outcomes = [(call.planned.key, call.outcome) for call in done if call.outcome is not None]
+        """Keep outcomes. What came too late for that, because the run is another pod's, is kept as evidence."""
+        owned, journal = self._owned, self._services.journal
+        outcomes = [
+            Recorded(call.planned.key, call.outcome, call.planned.tool, call.doubt)
+            for call in done
+            if call.outcome is not None
+        ]
+        doubted = [Place(owned.session.tenant, owned.session.id, owned.run.id, one.key) for one in outcomes if one.mode]
+        if doubted:  # the pointer first: it can be checked, a record without one cannot be found
+            await insist(lambda: self._services.doubts.enter(doubted))
         batch = self._log.batch()
-        record = self._services.journal.record
-        self._log.cancel_asked |= await insist(lambda: record(self._owned, op, outcomes, batch))
+        try:
+            self._log.cancel_asked |= await insist(lambda: journal.record(owned, op, outcomes, batch))
+        except OwnershipLost:
+            for one in outcomes:
+                if one.outcome.state == "recorded":
+                    await journal.evidence(owned, one.key, one.outcome)
+            raise
         self._log.logged(batch.last)
 
     # --- the end --------------------------------------------------------------------------------------------------
@@ -258,7 +331,7 @@ class Turn:
             lines = [*(item.encode() for item in self._input), *self._output.lines()]
         skip = int((self._owned.record or {}).get("n_items", 0))
         batch = self._log.batch()
-        commit = Commit(status, result, lines, skip, retry, self._planned, batch.last, batch.frames)
+        commit = Commit(status, result, lines, skip, retry, self._planned, self._approvals, batch.last, batch.frames)
         await insist(lambda: self._services.sessions.commit(self._owned, commit))
         self._log.logged(batch.last)
         return TurnEnd(status, result)
@@ -295,7 +368,8 @@ class Turn:
     def _new_effects(self) -> Effects:
         services = self._services
         config = services.config
-        return Effects(services.journal, self._agent, self._owned, config.pod, services.deps, config.lock_ms)
+        self._effects = Effects(services.journal, self._agent, self._owned, config.pod, services.deps, config.lock_ms)
+        return self._effects
 
     def _count(self, usage: Usage | None) -> None:
         if usage is None or self._usage is None:

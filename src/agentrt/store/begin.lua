@@ -1,20 +1,23 @@
 -- begin: own the session for a run, join the run that is this message, wait in line, or be refused
 -- KEYS session run runs items
 -- ARGV v tenant session_id user agent run_id token pod fp by_key create policy retried parent wait_ms waiters_max ttl input request
--- returns 'fence|first|attempt|user|metadata' to the owner: one string, because a table costs Redis a piece per entry
+-- returns 'fence|first|attempt|user|doubts|approvals|metadata' to the owner: one string, a table costs Redis more
 --         {'joined', run id, owner token, owner's pod}   the run lives: follow it; the lease says whether it really does
 --         {'waiting', run id, live run, owner token, owner's pod}
 --         {'busy', live run, owner token, owner's pod}   refused by policy, or the line is full
 --         {'ended', run id}                   the run has ended: replay its result
+--         {'blocked', run id, effect key}     an effect in doubt holds up the session until it is resolved
 --         {'conflict'} same id, other body    {'missing'} no such session      {'fork'} the parent is not the tail
 --         {'newer', v} {'older', v} other schema version       {'foreign'} the key holds another tenant's state
 -- Sending it again is harmless: the token names the call, and an owner or waiter with that token gets its place again.
 -- INCLUDE ownership.lua
 -- INCLUDE waiters.lua
+-- INCLUDE doubts.lua
 
-local s = redis.call('HMGET', session, 'v', 'tenant', 'owner', 'fence', 'run', 'run_fp', 'waiters', 'seq', 'user', 'metadata')
+local s = redis.call('HMGET', session, 'v', 'tenant', 'owner', 'fence', 'run', 'run_fp', 'waiters', 'seq', 'user', 'metadata',
+  'doubts', 'notes', 'approvals')
 local sv, owner, fence, live, live_fp, seq = s[1], s[3], s[4], s[5] or '', s[6], s[8]
-local r = redis.call('HMGET', run, 'status', 'fp', 'token', 'attempt', 'retry', 'n_items', 'first', 'forked')
+local r = redis.call('HMGET', run, 'status', 'fp', 'token', 'attempt', 'retry', 'n_items', 'first', 'forked', 'approvals')
 local status, attempt, first = r[1], tonumber(r[4] or 0), r[7]
 local time = redis.call('TIME')
 local now = now_ms(time)
@@ -74,6 +77,8 @@ if not mine then
       return {'fork'}
     end
   end
+  local blocked = blocker(s[11])
+  if blocked then return {'blocked', blocked[2], blocked[1]} end
   if sv and owner and owner ~= '' then
     if waiting then
       if waiting[5] == 1 and waiting[2] ~= token then return {'joined', waiting[1], waiting[2], waiting[4]} end
@@ -117,8 +122,18 @@ if not mine then
   redis.call('HSET', session, 'owner', token, 'pod', pod, 'run', run_id, 'run_fp', fp, 'fence', fence, 'agent', agent,
     'updated', now)
 end
+local approvals = r[9] or ''
 if r[3] ~= token then
   attempt = attempt + 1
+  if not first then
+    -- A run that begins takes along what came to the session since the last one.
+    if s[12] and s[12] ~= '' then seq = take_notes(session, items, s[12], seq) end
+    if s[13] and s[13] ~= '' then
+      approvals = s[13]
+      redis.call('HDEL', session, 'approvals')
+      redis.call('HSET', run, 'approvals', approvals)
+    end
+  end
   if not status then
     redis.call('HSET', run, 'status', 'running', 'fp', fp, 'token', token, 'fence', fence, 'pod', pod, 'attempt', attempt,
       'first', seq, 'log', -1, 'created', now, 'request', request, 'input', input)
@@ -134,4 +149,4 @@ if r[3] ~= token then
   redis.call('EXPIRE', session, ttl)
   redis.call('EXPIRE', items, ttl)
 end
-return table.concat({fence, seq, attempt, s[9] or user, s[10] or '{}'}, '|')
+return table.concat({fence, seq, attempt, s[9] or user, s[11] or '', approvals, s[10] or '{}'}, '|')

@@ -2,17 +2,21 @@
 -- KEYS session run effects
 -- ARGV v run_id old_token token pod early
 -- early: '1' before the lease has run out, because the owner's pod seems gone; refused while an intent is open
--- returns 'fence|first|attempt|user|metadata' to the new owner | {'lost'} another owner, or idle again
+-- returns 'fence|first|attempt|user|doubts|approvals|metadata' to the new owner | {'lost'} another owner, or idle again
 --         {'intents'} too early | {'missing'} | {'newer', v} | {'older', v}
 -- Compare and set on the owner's token: of many claimants one wins; the winner's second sending is answered alike.
 -- INCLUDE ownership.lua
 
-local s = redis.call('HMGET', session, 'v', 'owner', 'fence', 'run', 'seq', 'user', 'metadata')
+local s = redis.call('HMGET', session, 'v', 'owner', 'fence', 'run', 'seq', 'user', 'metadata', 'doubts')
 if not s[1] then return {'missing'} end
 if s[1] ~= v then return {tonumber(s[1]) > tonumber(v) and 'newer' or 'older', s[1]} end
 if s[4] ~= run_id then return {'lost'} end
 local attempt = tonumber(redis.call('HGET', run, 'attempt') or 0)
-if s[2] == token then return table.concat({s[3], s[5], attempt, s[6] or '', s[7] or '{}'}, '|') end
+local function reply(fence, tries)
+  local approvals = redis.call('HGET', run, 'approvals') or ''
+  return table.concat({fence, s[5], tries, s[6] or '', s[8] or '', approvals, s[7] or '{}'}, '|')
+end
+if s[2] == token then return reply(s[3], attempt) end
 if s[2] ~= old_token then return {'lost'} end
 
 if early == '1' then
@@ -28,4 +32,4 @@ redis.call('HSET', session, 'owner', token, 'pod', pod, 'fence', fence)
 redis.call('HSET', run, 'status', 'running', 'token', token, 'fence', fence, 'pod', pod, 'attempt', attempt + 1)
 -- A granted waiter whose pod died before its first read has no first item yet.
 if not r[1] then redis.call('HSET', run, 'first', s[5]) end
-return table.concat({fence, s[5], attempt + 1, s[6] or '', s[7] or '{}'}, '|')
+return reply(fence, attempt + 1)

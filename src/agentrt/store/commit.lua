@@ -1,14 +1,16 @@
 -- commit: end a run: append its items, keep its result, disown the session, grant the next waiter
 -- KEYS session run items effects events
--- ARGV session_id run_id token fence status result retry head planned skip last batch events_ttl ttl run_ttl ...lines
+-- ARGV session_id run_id token fence status result retry head planned approvals skip last batch events_ttl ttl run_ttl ...lines
 -- lines: the run's items in order, an empty one for a number that stays empty; the first `skip` are in the list already
 -- head: '1' when the run becomes the newest of its session. planned: '1' when it has a journal
+-- approvals: JSON [[id of the request, run, effect key], ...] that the next input may answer, or empty
 -- retry: '1' when sending the message again shall resume it
 -- returns {'ok', rev} | {'fenced'} | {'missing'} | {'corrupt', items in the list}
 -- The first write is an HDEL so that it gets through when Redis refuses new data.
 -- INCLUDE ownership.lua
 -- INCLUDE waiters.lua
 -- INCLUDE log.lua
+-- INCLUDE doubts.lua
 
 local r = redis.call('HMGET', run, 'op:commit', 'first', 'fp')
 local known = r[1]
@@ -16,7 +18,7 @@ if known then
   local by, rev = string.match(known, '^([^,]+),(.*)$')
   if by == token then return {'ok', rev} end
 end
-local s = redis.call('HMGET', session, 'owner', 'fence', 'rev', 'waiters')
+local s = redis.call('HMGET', session, 'owner', 'fence', 'rev', 'waiters', 'doubts')
 local refused = refusal(session, token, fence, s)
 if refused then return {refused} end
 local count = math.max(#ARGV - lines + 1, tonumber(skip))
@@ -33,7 +35,9 @@ redis.call('HSET', session, 'rev', rev, 'seq', tonumber(r[2]) + count, 'updated'
   'last_run', run_id, 'last_fp', r[3], 'last_end', now)
 if head == '1' then redis.call('HSET', session, 'head', run_id) end
 log(run, events, session_id, run_id, last, batch, events_ttl)
-grant(session, session_id, fence, read_waiters(s[4]), now)
+if approvals ~= '' then redis.call('HSET', session, 'approvals', approvals) end
+-- Whoever waits learns by asking again that an effect in doubt holds up the session.
+grant(session, session_id, fence, blocker(s[5]) and {} or read_waiters(s[4]), now)
 redis.call('EXPIRE', session, ttl)
 redis.call('EXPIRE', items, ttl)
 redis.call('EXPIRE', run, run_ttl)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -13,13 +13,18 @@ from agentrt.store.connection import Redis, Unit
 from agentrt.store.keys import SessionKeys
 from agentrt.store.ownership import Owned, StoreConfig, check_guarded
 
-__all__ = ["Batch", "Intent", "Journal", "Outcome", "Planned", "effect_key", "read_effects"]
+__all__ = ["Batch", "Intent", "Journal", "Outcome", "Planned", "Recorded", "effect_key", "fingerprint", "read_effects"]
 
 
 def effect_key(session: SessionKeys, run: str, step: int, index: int) -> str:
     """The idempotency key of a call: SHA-256 hex over (tenant, session, run, step, index). Never anything else."""
     text = f"{session.tenant}\0{session.id}\0{run}\0{step}\0{index}"
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def fingerprint(arguments: str) -> str:
+    """SHA-256 hex of a call's arguments."""
+    return hashlib.sha256(arguments.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,12 @@ class Planned:
     output_index: int
     attempt: int
     pod: str
+    fence: int = 0
+    """The session's, when it was planned."""
+    at: int = 0
+    """When it was planned, in ms since the epoch."""
+    fingerprint: str = ""
+    """SHA-256 hex of the arguments: what is run is what was planned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +71,15 @@ class Intent:
 
     lock_until_ms: int
     holder: str
+
+
+class Recorded(NamedTuple):
+    """An outcome as it is written. `mode`: `tell` or `block` where it is in doubt, else empty."""
+
+    key: str
+    outcome: Outcome
+    tool: str
+    mode: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +144,14 @@ class Journal:
         _, cancelled, lock_until = await self._answer(unit, owned)
         return cancelled == b"1", int(lock_until)
 
-    async def record(self, owned: Owned, op: str, outcomes: Sequence[tuple[str, Outcome]], events: Batch) -> bool:
-        """Keep outcomes and release their locks. Returns whether somebody asked to cancel the run."""
+    async def record(self, owned: Owned, op: str, outcomes: Sequence[Recorded], events: Batch) -> bool:
+        """Keep outcomes and release their locks. Returns whether somebody asked to cancel the run.
+
+        `outcomes`: (key, outcome, tool, `tell` or `block` for one that is in doubt, else empty).
+        """
         tail: list[bytes | str] = []
-        for key, outcome in outcomes:
-            tail += (key, orjson.dumps(asdict(outcome)))
+        for key, outcome, tool, mode in outcomes:
+            tail += (key, orjson.dumps(asdict(outcome)), tool, mode)
         keys, run = owned.session, owned.run
         unit = Unit(keys.tag).call(
             self._redis.scripts["record"],
@@ -144,6 +167,19 @@ class Journal:
         )
         _, cancelled = await self._answer(unit, owned)
         return bool(cancelled == b"1")
+
+    async def evidence(self, owned: Owned, key: str, outcome: Outcome) -> None:
+        """Keep the late result of a call whose run went on elsewhere, for whoever resolves it."""
+        unit = Unit(owned.session.tag).call(
+            self._redis.scripts["evidence"], (owned.run.effects,), key=key, result=orjson.dumps(asdict(outcome))
+        )
+        await self._redis.execute(unit)
+
+    async def planned(self, owned: Owned, run_id: str, key: str) -> Planned | None:
+        """An effect that an earlier run of the session planned; None where its record is gone."""
+        effects = owned.session.run(run_id).effects
+        raw = (await self._redis.execute(Unit(owned.session.tag).command("HGET", effects, key)))[0]
+        return Planned(**orjson.loads(raw)) if raw else None
 
     async def emit(self, owned: Owned, events: Batch) -> bool:
         """Append events to the log. Returns whether somebody asked to cancel the run."""
@@ -176,7 +212,7 @@ def read_effects(stored: dict[str, bytes]) -> dict[str, tuple[Planned, Intent | 
     """The journal as a claim found it, by effect key."""
     journal = {}
     for key, raw in stored.items():
-        if key[-1] in "@!":
+        if key[-1] in "@!~=":
             continue
         intent, outcome = stored.get(key + "@"), stored.get(key + "!")
         lock_until, _, holder = intent.decode().partition(",") if intent else ("", "", "")

@@ -15,6 +15,9 @@ session TTL (`AGENTRT_SESSION_TTL_S`) from the last begin, commit or append, and
       waiters      JSON [[run, token, fp, pod, present 0/1, until ms], ...], first in first out; empty for none
       last_run, last_fp, last_end   the run that ended last, its fingerprint, when (ms)
       metadata     JSON object of the client                   create_op, append_op   op tokens of those scripts
+      doubts       JSON [[effect key, run, tool, tell|block], ...] whose outcome is not known     record resolve
+      notes        JSON [[text before, after the number], ...]: items for the next run to take in  resolve begin
+      approvals    JSON [[id of the request, run, effect key], ...] for the next input to answer    commit begin
   agentrt:{t/s}:items           LIST   history, append only; index = item number; an empty string where an item was
                                        deleted or never finished; complete turns only       commit append create
   agentrt:{t/s}:runs            LIST   ids of the session's runs, for deletion and the operator           begin
@@ -27,12 +30,15 @@ session TTL (`AGENTRT_SESSION_TTL_S`) from the last begin, commit or append, and
       attempt      1, 2, ...                                   pod            the pod of the last attempt
       created, ended   ms                                      cancel         1 when somebody asked to cancel
       log          last event number written, -1 for none      followers      pods that tail the log, comma list
+      approvals    what this run's input answers, taken over from the session   forked  1: its message is a fork's
       result       JSON, the final response body               retry          1: failed, but sending it again resumes
       plan:<step>  JSON, the model's reply and the keys of its effects
       op:<token>   reply of a script of this run, kept so that sending the script again is harmless
   agentrt:{t/s}:run:{id}:effects HASH  journal                                                    plan record
       <key>        JSON, the effect as planned                 <key>@         `lock_until ms,holder token`: intended
       <key>!       JSON, the outcome: recorded | failed | in_doubt
+      <key>~       JSON, a late result of a pod that had lost the run: evidence, decides nothing       evidence
+      <key>=       JSON, what became of an effect in doubt                                             resolve
   agentrt:{t/s}:run:{id}:events STREAM event log, one entry a batch: id = last number of the batch + 1 (numbers start
                                        at 0, stream ids may not), field `e` = JSON frames, one a line. TTL
                                        `AGENTRT_EVENTS_TTL_S`                               emit plan record commit
@@ -42,6 +48,9 @@ Queue slot `{q:N}`:
   agentrt:{q:N}:leases          ZSET   member tenant/session/run/owner-token, score = deadline in ms, Redis time.
                                        No TTL: an entry goes when its run ends or with the claim that follows its
                                        expiry                                                 lease renew watch
+  agentrt:{q:N}:doubts          ZSET   member tenant/session/run/effect key, score = since when, ms: where an effect
+                                       may be in doubt; the journal says whether it is. TTL: twice the sessions'
+                                       from the last entry; whoever lists it drops what is resolved or gone
   agentrt:{q:N}:config          HASH   number of queues, checked at every start; no TTL: the deployment owns it
 
 Pod-owned keys:
@@ -155,11 +164,12 @@ class SessionKeys:
 class QueueKeys:
     """The keys of one queue slot."""
 
-    __slots__ = ("config", "leases", "number")
+    __slots__ = ("config", "doubts", "leases", "number")
 
     def __init__(self, number: int = 0) -> None:
         self.number = number
         self.leases = b"agentrt:{q:%d}:leases" % number
+        self.doubts = b"agentrt:{q:%d}:doubts" % number
         self.config = b"agentrt:{q:%d}:config" % number
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -11,7 +12,7 @@ from agentrt.errors import ForeignState, OwnershipLost, SchemaNewer, ScriptError
 from agentrt.records import Items
 from agentrt.store.keys import RunKeys, SessionKeys, lease_member
 
-__all__ = ["Owned", "Owner", "StoreConfig", "check_guarded", "decode_window", "unexpected"]
+__all__ = ["Approval", "Doubt", "Owned", "Owner", "StoreConfig", "check_guarded", "decode_window", "unexpected"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,23 @@ class Owner:
     pod: str
 
 
+class Doubt(NamedTuple):
+    """An effect in doubt, as the session's header has it. `mode`: `tell` or `block`."""
+
+    key: str
+    run: str
+    tool: str
+    mode: str
+
+
+class Approval(NamedTuple):
+    """A call that waits for an approval: the id of the request's item, the run that planned it, its key."""
+
+    request: str
+    run: str
+    key: str
+
+
 @dataclass(slots=True)
 class Owned:
     """A session that this pod owns for one run.
@@ -53,6 +71,10 @@ class Owned:
     attempt: int
     first: int
     user: str = ""
+    doubts: Sequence[Doubt] = ()
+    """Effects of the session whose outcome is not known."""
+    approvals: Sequence[Approval] = ()
+    """What the run before asked approval for; this run's input answers it, one way or the other."""
     metadata: dict[str, str] = field(default_factory=dict)
     window: Items = field(default_factory=lambda: Items(()))
     record: dict[str, Any] | None = None

@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from agentrt.errors import OwnershipLost, ScriptError
 from agentrt.records import SCHEMA_VERSION
 from agentrt.store.connection import Redis, Unit
 from agentrt.store.keys import RunKeys, SessionKeys
 from agentrt.store.ownership import (
+    Approval,
+    Doubt,
     Owned,
     Owner,
     StoreConfig,
@@ -24,6 +28,7 @@ from agentrt.store.upgrade import upgrade
 __all__ = [
     "Begin",
     "Begun",
+    "Blocked",
     "Busy",
     "Commit",
     "Conflict",
@@ -85,6 +90,14 @@ class Busy:
 
 
 @dataclass(frozen=True, slots=True)
+class Blocked:
+    """Refused: the outcome of an effect is not known, and its tool holds up the session until it is."""
+
+    run: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The message was worked on and has a result."""
 
@@ -106,7 +119,7 @@ class Fork:
     """The parent is not the tail of the session."""
 
 
-Begun = Owned | Joined | Waiting | Busy | Ended | Conflict | Missing | Fork
+Begun = Owned | Joined | Waiting | Busy | Blocked | Ended | Conflict | Missing | Fork
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +132,7 @@ class Commit:
     skip: int = 0
     retry: bool = False
     planned: bool = True
+    approvals: Sequence[Approval] = ()
     last_event: int = -1
     events: bytes = b""
 
@@ -184,6 +198,8 @@ class Sessions:
                 return Waiting(rest[0], Owner(*rest[1:]))
             case b"busy":
                 return Busy(Owner(*rest))
+            case b"blocked":
+                return Blocked(*rest)
             case b"ended":
                 return Ended(rest[0])
             case b"conflict":
@@ -196,7 +212,7 @@ class Sessions:
 
     @staticmethod
     def _owned(keys: SessionKeys, run: RunKeys, token: str, head: bytes, window: list[bytes]) -> Owned:
-        fence, seq, attempt, user, metadata = head.split(b"|", 4)
+        fence, seq, attempt, user, doubts, approvals, metadata = head.split(b"|", 6)
         return Owned(
             keys,
             run,
@@ -205,6 +221,8 @@ class Sessions:
             int(attempt),
             int(seq),
             user.decode(),
+            [Doubt(*one) for one in orjson.loads(doubts)] if doubts else (),
+            [Approval(*one) for one in orjson.loads(approvals)] if approvals else (),
             decode_metadata(metadata),
             decode_window(window),
         )
@@ -269,6 +287,7 @@ class Sessions:
             retry=int(end.retry),
             head=int(bool(end.lines)),
             planned=int(end.planned),
+            approvals=orjson.dumps([list(one) for one in end.approvals]) if end.approvals else b"",
             skip=end.skip,
             last=end.last_event,
             batch=end.events,

@@ -9,8 +9,8 @@ import inspect
 import re
 import typing
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, overload
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal, overload
 
 import pydantic
 import pydantic_core
@@ -29,11 +29,28 @@ _THREADS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="agentrt-tool")
 class FunctionTool:
     """A tool made of a function; see `tool`."""
 
-    def __init__(self, function: Callable[..., Any], effect: Effect, timeout_s: float, name: str | None) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        effect: Effect,
+        timeout_s: float,
+        name: str | None,
+        *,
+        approval: bool = False,
+        in_doubt: Literal["tell", "block"] = "tell",
+        key_ttl_s: float | None = None,
+    ) -> None:
         self.function = function
+        self.approval = approval
+        self.in_doubt: Literal["tell", "block"] = in_doubt
+        self.key_ttl_s = key_ttl_s
         self.name = name if name is not None else function.__name__
         if not _NAME.fullmatch(self.name):
             raise DeclarationError(f"tool name {self.name!r} does not match {_NAME.pattern}")
+        if key_ttl_s is not None and effect != Effect.IDEMPOTENT:
+            raise DeclarationError(f"tool {self.name}: only an idempotent tool has a key that is forgotten")
+        if in_doubt not in {"tell", "block"}:
+            raise DeclarationError(f"tool {self.name}: in_doubt must be 'tell' or 'block'")
         self.effect = effect
         self.timeout_s = timeout_s
         self.conclusive: bool | None = None
@@ -82,9 +99,9 @@ class FunctionTool:
             raise ToolError(f"Invalid arguments for {self.name}: {faults}") from None
         return {name: getattr(parsed, name) for name in type(parsed).model_fields}
 
-    async def call(self, ctx: ToolContext, arguments: dict[str, Any]) -> str:
-        """Run the function; a sync one in a thread."""
-        return _as_text(await self._run(self.function, ctx, arguments))
+    async def call(self, ctx: ToolContext, arguments: dict[str, Any], late: Callable[[str], None]) -> str:
+        """Run the function; a sync one in a thread, which nothing can stop: what it returns then goes to `late`."""
+        return _as_text(await self._run(self.function, ctx, arguments, late))
 
     async def ask(self, ctx: ToolContext, arguments: dict[str, Any]) -> str | None:
         """Ask the reconcile hook."""
@@ -93,13 +110,31 @@ class FunctionTool:
         seen = await self._run(self._reconcile, ctx, arguments)
         return None if seen is None else _as_text(seen)
 
-    async def _run(self, function: Callable[..., Any], ctx: ToolContext, arguments: dict[str, Any]) -> Any:
+    async def _run(
+        self,
+        function: Callable[..., Any],
+        ctx: ToolContext,
+        arguments: dict[str, Any],
+        late: Callable[[str], None] | None = None,
+    ) -> Any:
         if self._context_name is not None:
             arguments = {**arguments, self._context_name: ctx}
         if inspect.iscoroutinefunction(function):
             return await function(**arguments)
         call = functools.partial(contextvars.copy_context().run, function, **arguments)
-        return await asyncio.get_running_loop().run_in_executor(_THREADS, call)
+        running = _THREADS.submit(call)
+        try:
+            return await asyncio.wrap_future(running)
+        except asyncio.CancelledError:
+            if not running.cancel() and late is not None:  # it has begun
+                loop = asyncio.get_running_loop()
+                running.add_done_callback(functools.partial(loop.call_soon_threadsafe, _came_late, late))
+            raise
+
+
+def _came_late(late: Callable[[str], None], running: Future[Any]) -> None:
+    if running.exception() is None:
+        late(_as_text(running.result()))
 
 
 def _as_text(value: Any) -> str:
@@ -147,7 +182,13 @@ def _arguments_model(function: Callable[..., Any], name: str) -> tuple[type[Base
 def tool(function: Callable[..., Any], /) -> FunctionTool: ...
 @overload
 def tool(
-    *, effect: Effect = Effect.AT_MOST_ONCE, timeout: float = 30.0, name: str | None = None
+    *,
+    effect: Effect = Effect.AT_MOST_ONCE,
+    timeout: float = 30.0,
+    name: str | None = None,
+    approval: bool = False,
+    in_doubt: Literal["tell", "block"] = "tell",
+    key_ttl: float | None = None,
 ) -> Callable[[Callable[..., Any]], FunctionTool]: ...
 def tool(
     function: Callable[..., Any] | None = None,
@@ -156,12 +197,21 @@ def tool(
     effect: Effect = Effect.AT_MOST_ONCE,
     timeout: float = 30.0,
     name: str | None = None,
+    approval: bool = False,
+    in_doubt: Literal["tell", "block"] = "tell",
+    key_ttl: float | None = None,
 ) -> FunctionTool | Callable[[Callable[..., Any]], FunctionTool]:
     """Make a tool of a function, sync or async.
 
     Its type hints become the JSON schema, its docstring the description; a parameter of type `ToolContext` gets the
     context. `effect` says what the tool does to the world; `timeout` is in seconds.
+
+    `approval`: somebody must approve each call. `in_doubt`: while the outcome of a call is unknown, `tell` lets the
+    session go on without this tool, `block` holds up the session until it is resolved. `key_ttl`: how many seconds the
+    downstream of an idempotent tool remembers a key; a retry that comes later is in doubt.
     """
-    if function is not None:
-        return FunctionTool(function, effect, timeout, name)
-    return lambda declared: FunctionTool(declared, effect, timeout, name)
+
+    def make(declared: Callable[..., Any]) -> FunctionTool:
+        return FunctionTool(declared, effect, timeout, name, approval=approval, in_doubt=in_doubt, key_ttl_s=key_ttl)
+
+    return make(function) if function is not None else make
