@@ -29,6 +29,9 @@ def worker(request: ModelRequest) -> Iterable[ModelEvent | float]:
         calls = done[-len(last_user_text(request.items).split()) :]
         yield TextDelta(" ".join(str(item.data["output"] or item.data["error"]) for item in calls))
         return
+    if last.data.get("role") == "developer":
+        yield TextDelta("I see")
+        return
     for number, name in enumerate(last_user_text(request.items).split()):
         yield ToolCall(f"call-{number}", name, "{}")
 
@@ -63,11 +66,17 @@ async def read() -> str:
     return "read"
 
 
+@tool(in_doubt="block")
+async def charge(ctx: ToolContext) -> str:
+    """Charge a card over a connection that breaks: nobody knows whether it was charged."""
+    raise ConnectionResetError("secret-4711")
+
+
 SCRIPTS["slow"] = slow
 SCRIPTS["worker"] = worker
 
 agents = [
     Agent("echo", model="scripted:echo"),
     Agent("slow", model="scripted:slow"),
-    Agent("worker", model="scripted:worker", tools=[book, note, read]),
+    Agent("worker", model="scripted:worker", tools=[book, note, read, charge]),
 ]
