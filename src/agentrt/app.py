@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -43,6 +44,9 @@ __all__ = ["build", "create_app", "store_config"]
 
 log = logging.getLogger("agentrt.app")
 
+Deps = Callable[[], AbstractAsyncContextManager[Any]]
+"""Makes, and in the end closes, what a pod's tools share: clients, pools."""
+
 ROUTES = [
     Route("/v1/responses", responses.create, methods=["POST"]),
     Route("/v1/responses/{response_id}", responses.retrieve, methods=["GET"]),
@@ -73,11 +77,12 @@ def create_app(
     *,
     settings: Settings | None = None,
     models: Mapping[str, Model] | None = None,
+    deps: Deps | None = None,
 ) -> ASGIApp:
     """The ASGI application of one pod: `uvicorn pkg:app`. Settings come from the environment unless given.
 
-    `models` are model objects of your own, by the full name that agents use. Raises `DeclarationError`,
-    `SettingsError`.
+    `models` are model objects of your own, by the full name that agents use. `deps` makes what tools find in
+    `ctx.deps`: it is entered when the pod starts and left when it stops. Raises `DeclarationError`, `SettingsError`.
     """
     settings = settings or Settings.from_env()
     declared = [agents] if isinstance(agents, Agent) else list(agents)
@@ -92,7 +97,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            app.state.surface = await build(stack, settings, by_name, keys, telemetry, models or {})
+            app.state.surface = await build(stack, settings, by_name, keys, telemetry, models or {}, deps)
             yield
 
     app = Starlette(
@@ -131,6 +136,7 @@ async def build(
     keys: Keys,
     telemetry: Telemetry,
     given: Mapping[str, Model],
+    deps: Deps | None = None,
 ) -> Surface:
     """Build and start every part; the stack stops them in reverse."""
     options = RedisOptions(
@@ -158,6 +164,7 @@ async def build(
     for agent in agents.values():
         catalog(agent.model)  # a model that cannot be had is told at the start, not to a customer
 
+    made = await stack.enter_async_context(deps()) if deps is not None else None
     notices = Notices(redis, options, settings.pod)
     stack.push_async_callback(notices.aclose)
     notices.start()
@@ -172,6 +179,7 @@ async def build(
         notices=notices,
         models=catalog,
         telemetry=telemetry,
+        deps=made,
     )
     heartbeat = Heartbeat(services.leases, settings.lease_ms)
     stack.push_async_callback(heartbeat.aclose)

@@ -11,12 +11,13 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import uvicorn
 
 from agentrt.agent import Agent
-from agentrt.app import create_app
+from agentrt.app import Deps, create_app
 from agentrt.commands.effects import effects
 from agentrt.embedded import run_dev
 from agentrt.errors import AgentrtError, SettingsError
@@ -33,22 +34,35 @@ def _settings_help() -> str:
     return "\b\nSettings, from the environment:\n" + "\n".join(rows)
 
 
-def load_agents(target: str) -> list[Agent]:
-    """The agents at `MODULE:ATTR`: an `Agent` or a list of them. Raises `SettingsError` that says what is wrong."""
+def _load(target: str) -> Any:
+    """What stands at `MODULE:ATTR`. Raises `SettingsError` that says what is wrong."""
     module_name, _, attribute = target.partition(":")
     if not attribute:
         raise SettingsError(f"{target!r} is not of the form MODULE:ATTR")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        found = getattr(importlib.import_module(module_name), attribute)
+        return getattr(importlib.import_module(module_name), attribute)
     except ModuleNotFoundError as error:
         raise SettingsError(f"cannot import {module_name}: {error}") from error
     except AttributeError:
         raise SettingsError(f"module {module_name} has no attribute {attribute!r}") from None
+
+
+def load_agents(target: str) -> list[Agent]:
+    """The agents at `MODULE:ATTR`: an `Agent` or a list of them. Raises `SettingsError` that says what is wrong."""
+    found = _load(target)
     agents = [found] if isinstance(found, Agent) else found
     if not isinstance(agents, Sequence) or not all(isinstance(agent, Agent) for agent in agents):
         raise SettingsError(f"{target} is neither an Agent nor a list of Agents")
     return list(agents)
+
+
+def _load_deps(target: str) -> Deps:
+    factory = _load(target)
+    if not callable(factory):
+        raise SettingsError(f"{target} is not a function that makes an async context manager")
+    made: Deps = factory
+    return made
 
 
 def _is_loopback(host: str) -> bool:
@@ -84,7 +98,8 @@ def main() -> None:
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--reuse-port", is_flag=True, help="Share the port with other pods; the kernel balances.")
-def serve(target: str, host: str, port: int, reuse_port: bool) -> None:
+@click.option("--deps", metavar="MODULE:ATTR", help="An async context manager's factory: what tools find in ctx.deps.")
+def serve(target: str, host: str, port: int, reuse_port: bool, deps: str | None) -> None:
     """Run one pod: one process, no Redis started."""
     try:
         settings = Settings.from_env()
@@ -93,7 +108,7 @@ def serve(target: str, host: str, port: int, reuse_port: bool) -> None:
                 f"no API keys, and {host} is not loopback: set AGENTRT_API_KEYS_FILE, or AGENTRT_AUTH=off"
             )
         logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
-        app = create_app(load_agents(target), settings=settings)
+        app = create_app(load_agents(target), settings=settings, deps=_load_deps(deps) if deps else None)
     except AgentrtError as error:
         raise click.ClickException(str(error)) from error
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

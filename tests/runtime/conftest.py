@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from agentrt.agent import Agent
-from agentrt.app import build
+from agentrt.app import Deps, build
 from agentrt.http.auth import Keys
 from agentrt.http.surface import Surface
 from agentrt.models.base import ModelEvent, ModelRequest
@@ -72,7 +72,12 @@ class Runtime:
 
 @asynccontextmanager
 async def running(
-    redis_url: str, agents: list[Agent], answers: Mapping[str, Answer] | None = None, pod: str = "pod", **settings: Any
+    redis_url: str,
+    agents: list[Agent],
+    answers: Mapping[str, Answer] | None = None,
+    pod: str = "pod",
+    deps: Deps | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Runtime]:
     """A runtime whose models `test:<name>` answer by the given functions."""
     given = {f"test:{name}": ScriptedModel(name, answer) for name, answer in (answers or {}).items()}
@@ -84,6 +89,7 @@ async def running(
             Keys(None, ""),
             Telemetry(),
             given,
+            deps,
         )
         yield Runtime(surface)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from agentrt.agent import Agent, Effect, Limits
+from agentrt.agent import Agent, Effect, Limits, ToolContext
 from agentrt.errors import ModelError, ToolError
 from agentrt.models.base import Finished, ModelEvent, ModelRequest, TextDelta, ToolCall
 from agentrt.records import Usage
@@ -262,3 +263,26 @@ async def test_a_defect_ends_the_run_not_the_pod(redis_url: str, body: Body) -> 
         assert "defect" not in body(end)["error"]["message"]
         _, end = await runtime.turn("ok", "hi", session=want.session)
         assert end.status == "completed"
+
+
+async def test_what_tools_share(redis_url: str, body: Body) -> None:
+    """Made when the pod starts, the same for every call, closed when the pod stops."""
+    seen: list[str] = []
+
+    @asynccontextmanager
+    async def till() -> AsyncIterator[list[str]]:
+        seen.append("open")
+        yield seen
+        seen.append("closed")
+
+    @tool(effect=Effect.READ_ONLY)
+    async def use(ctx: ToolContext) -> str:
+        """Use it."""
+        ctx.deps.append("used")
+        return "used"
+
+    agent = Agent("a", model="test:m", tools=[use])
+    async with running(redis_url, [agent], {"m": calling(("use", "{}"))}, deps=till) as runtime:
+        await runtime.turn("a", "go")
+        await runtime.turn("a", "go")
+    assert seen == ["open", "used", "used", "closed"]

@@ -10,6 +10,7 @@ import re
 import typing
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Literal, overload
 
 import pydantic
@@ -128,13 +129,14 @@ class FunctionTool:
         except asyncio.CancelledError:
             if not running.cancel() and late is not None:  # it has begun
                 loop = asyncio.get_running_loop()
-                running.add_done_callback(functools.partial(loop.call_soon_threadsafe, _came_late, late))
+                running.add_done_callback(lambda done: _came_late(loop, late, done))
             raise
 
 
-def _came_late(late: Callable[[str], None], running: Future[Any]) -> None:
-    if running.exception() is None:
-        late(_as_text(running.result()))
+def _came_late(loop: asyncio.AbstractEventLoop, late: Callable[[str], None], done: Future[Any]) -> None:
+    if done.exception() is None:
+        with suppress(RuntimeError):  # the pod is gone by now
+            loop.call_soon_threadsafe(late, _as_text(done.result()))
 
 
 def _as_text(value: Any) -> str:
