@@ -60,6 +60,12 @@ async def note(ctx: ToolContext) -> str:
     return f"noted-{number}"
 
 
+@tool(timeout=60)
+async def once(ctx: ToolContext) -> str:
+    """Do something once, at most; nobody can ask whether it happened."""
+    return f"done-{await asyncio.to_thread(_happen, ctx, '')}"
+
+
 @tool(effect=Effect.READ_ONLY)
 async def read() -> str:
     """Read something."""
@@ -78,5 +84,5 @@ SCRIPTS["worker"] = worker
 agents = [
     Agent("echo", model="scripted:echo"),
     Agent("slow", model="scripted:slow"),
-    Agent("worker", model="scripted:worker", tools=[book, note, read, charge]),
+    Agent("worker", model="scripted:worker", tools=[book, note, once, read, charge]),
 ]
