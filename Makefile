@@ -1,6 +1,7 @@
 # make run    a private Redis and PODS pods on 127.0.0.1:PORT, in the foreground; Ctrl-C stops everything
 # make test   every test that needs no root, and the coverage
 # make check  ruff, mypy, import-linter
+# make negative  the tests with one guard taken out at a time: each time some must fail
 # make bench  the load test that docs/operations.md reads from
 # make setup  what all of them rest on: .venv, from requirements.lock
 # make lock   pin anew what pyproject.toml asks for (make lock UPGRADE=--upgrade: the newest of everything)
@@ -20,7 +21,7 @@ UPGRADE ?=
 BIN := .venv/bin
 UV := .venv/uv
 
-.PHONY: setup run test check bench lock clean
+.PHONY: setup run test negative check bench lock clean
 
 setup: .venv/.stamp
 
@@ -42,6 +43,9 @@ test: setup
 	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=$(COVERAGE_MIN)
+
+negative: setup
+	$(BIN)/python -m pytest tests/negative tests/fault/test_two_writers.py -k "control or guard"
 
 check: setup
 	$(BIN)/ruff check .

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
+import orjson
+
 from agentrt.agent import Agent
 from agentrt.models.base import ModelEvent, ModelRequest, TextDelta, ToolCall
+from agentrt.runtime.admission import Place
 from agentrt.runtime.clock import boottime_ms
 from agentrt.tasks import end
 from agentrt.tools.function import tool
@@ -85,3 +88,39 @@ async def test_a_call_ends_with_the_session(redis_server: RedisServer, redis_url
             client.delete("agentrt:{q:0}:leases")
         await asyncio.wait_for(stopped.wait(), 5)
         assert await task is None
+
+
+async def test_a_call_that_takes_longer_than_its_lock_and_lease(redis_url: str) -> None:
+    """Both are renewed while it runs: whoever follows from another pod has no reason to take over."""
+    calls = 0
+    until_ms = boottime_ms() + 2500
+
+    @tool
+    async def slow() -> str:
+        """Take longer than anything is held for."""
+        nonlocal calls
+        calls += 1
+        while boottime_ms() < until_ms:
+            await asyncio.sleep(0.05)
+        return "done"
+
+    def answer(request: ModelRequest) -> Iterable[ModelEvent]:
+        done = [item for item in request.items if item.type == "mcp_call"]
+        if done:
+            yield TextDelta(str(done[0].data["output"] or done[0].data["error"]))
+        else:
+            yield ToolCall("1", "slow", "{}")
+
+    agent = Agent("a", model="test:m", tools=[slow])
+    times = {"lease_ms": 600, "lock_ttl_ms": 600}
+    async with (
+        running(redis_url, [agent], {"m": answer}, pod="pod-a", **times) as a,
+        running(redis_url, [agent], {"m": answer}, pod="pod-b", **times) as b,
+    ):
+        want = a.begin("a", "go", by_key=True)
+        task = a.admission.run_in_background(await a.enter(want))
+        state = await b.admission.result(Place(want.session, want.run))
+        assert state is not None
+        assert orjson.loads(state.result)["output"][-1]["content"][0]["text"] == "done"
+        assert await task is not None, "the pod that began it ended it"
+    assert calls == 1
