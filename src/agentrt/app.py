@@ -32,6 +32,7 @@ from agentrt.store.conversations import Conversations
 from agentrt.store.events import Events
 from agentrt.store.journal import Journal
 from agentrt.store.leases import Leases
+from agentrt.store.locks import LockConfig, open_locks
 from agentrt.store.notices import Notices
 from agentrt.store.ownership import StoreConfig
 from agentrt.store.probe import Probe
@@ -151,6 +152,9 @@ async def build(
     notices = Notices(redis, options, settings.pod)
     stack.push_async_callback(notices.aclose)
     notices.start()
+    lock_config = LockConfig(settings.pod, settings.lock_ttl_ms)
+    locks = await open_locks(settings.lock_urls, redis, notices, lock_config, telemetry)
+    stack.push_async_callback(locks.aclose)
     services = Services(
         config=config,
         sessions=Sessions(redis, config),
@@ -158,6 +162,7 @@ async def build(
         journal=Journal(redis, config),
         events=Events(redis, config),
         leases=Leases(redis, config),
+        locks=locks,
         notices=notices,
         models=catalog,
         telemetry=telemetry,

@@ -11,6 +11,7 @@ from agentrt.store.conversations import Conversations
 from agentrt.store.events import Events
 from agentrt.store.journal import Journal
 from agentrt.store.leases import Leases
+from agentrt.store.locks import Locks
 from agentrt.store.notices import Notices
 from agentrt.store.ownership import StoreConfig
 from agentrt.store.sessions import Sessions
@@ -29,6 +30,7 @@ class Services:
     journal: Journal
     events: Events
     leases: Leases
+    locks: Locks
     notices: Notices
     models: Callable[[str], Model]
     telemetry: Telemetry

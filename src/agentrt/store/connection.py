@@ -25,7 +25,7 @@ from agentrt.store.handover import TakenOver, take_over
 from agentrt.store.multiplexer import Multiplexer, MultiplexerLimits, RedisReplyError
 from agentrt.store.scripts import Operand, Script, load_all, pack
 
-__all__ = ["DOWN", "Redis", "RedisOptions", "Sent", "Unit", "new_connection", "new_pool"]
+__all__ = ["DOWN", "Redis", "RedisOptions", "Sent", "Unit", "check_url", "new_connection", "new_pool"]
 
 DOWN = frozenset(
     {"READONLY", "LOADING", "MISCONF", "OOM", "NOREPLICAS", "CLUSTERDOWN", "MASTERDOWN", "BUSY"}
@@ -75,6 +75,14 @@ class Unit:
     def data(self) -> bytes:
         """The packed commands."""
         return self._parts[0] if self.count == 1 else b"".join(self._parts)
+
+
+def check_url(url: str, setting: str) -> None:
+    """Raises `SettingsError` that names `setting` when redis-py could not even try to connect to `url`."""
+    try:
+        parse_url(url)
+    except ValueError as error:
+        raise SettingsError(f"{setting}: {error}") from error
 
 
 def new_pool(options: RedisOptions) -> ConnectionPool:

@@ -20,7 +20,8 @@ _READ_S = 5.0
 
 
 class Notices:
-    """Listens on this pod's channel and wakes whoever waits for a (session, run)."""
+    """Listens on this pod's channel and wakes whoever waits: for a run (`granted`, `logged`, `cancel`), or in the line
+    of a named lock (`lock`, which names the token that it was handed to)."""
 
     def __init__(self, redis: Redis, options: RedisOptions, pod: str) -> None:
         self._redis = redis
@@ -39,18 +40,18 @@ class Notices:
         """Stop listening."""
         await end(self._task)
 
-    def subscribe(self, run: str) -> asyncio.Event:
-        """An event that is set whenever something is said about `run`; give it back with `unsubscribe`."""
+    def subscribe(self, subject: str) -> asyncio.Event:
+        """An event that is set whenever something is said about a run, or a waiter's token; see `unsubscribe`."""
         event = asyncio.Event()
-        self._waiting[run].add(event)
+        self._waiting[subject].add(event)
         return event
 
-    def unsubscribe(self, run: str, event: asyncio.Event) -> None:
+    def unsubscribe(self, subject: str, event: asyncio.Event) -> None:
         """Forget the event."""
-        events = self._waiting[run]
+        events = self._waiting[subject]
         events.discard(event)
         if not events:
-            del self._waiting[run]
+            del self._waiting[subject]
 
     async def listening(self, pod: str) -> bool:
         """Whether a pod's own subscription stands. A killed pod's is gone at once, long before its leases run out."""
@@ -59,10 +60,10 @@ class Notices:
         return int(reply[1]) > 0
 
     def _wake(self, data: bytes) -> None:
-        kind, _session, run = orjson.loads(data)
+        kind, _where, subject = orjson.loads(data)
         if kind == "cancel":
-            self.cancelled.add(run)
-        for event in self._waiting.get(run, ()):
+            self.cancelled.add(subject)
+        for event in self._waiting.get(subject, ()):
             event.set()
 
     async def _listen(self) -> None:

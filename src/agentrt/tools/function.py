@@ -7,6 +7,7 @@ import contextvars
 import functools
 import inspect
 import re
+import string
 import typing
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,14 @@ _THREADS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="agentrt-tool")
 class FunctionTool:
     """A tool made of a function; see `tool`."""
 
-    def __init__(self, function: Callable[..., Any], effect: Effect, timeout_s: float, name: str | None) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        effect: Effect,
+        timeout_s: float,
+        name: str | None,
+        lock: str | None = None,
+    ) -> None:
         self.function = function
         self.name = name if name is not None else function.__name__
         if not _NAME.fullmatch(self.name):
@@ -49,6 +57,9 @@ class FunctionTool:
             raise DeclarationError(f"tool {self.name}: no JSON schema: {error}") from error
         schema.pop("title", None)
         self.parameters: dict[str, Any] = schema
+        self.lock = lock
+        """Template of the named lock that a call holds, such as `order:{order_id}`; None for no lock."""
+        self._lock_parts = [] if lock is None else _lock_parts(lock, self._model, self.name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The function itself, for tests and for calling it from other code."""
@@ -82,6 +93,17 @@ class FunctionTool:
             raise ToolError(f"Invalid arguments for {self.name}: {faults}") from None
         return {name: getattr(parsed, name) for name in type(parsed).model_fields}
 
+    def lock_name(self, arguments: dict[str, Any]) -> str | None:
+        """The named lock of a call with these parsed arguments; None where the tool is declared without one.
+
+        Two calls whose arguments read alike in the template share a lock; that costs time, never exclusion.
+        """
+        if self.lock is None:
+            return None
+        return "".join(
+            literal + ("" if field is None else _as_part(arguments[field])) for literal, field in self._lock_parts
+        )
+
     async def call(self, ctx: ToolContext, arguments: dict[str, Any]) -> str:
         """Run the function; a sync one in a thread."""
         return _as_text(await self._run(self.function, ctx, arguments))
@@ -100,6 +122,30 @@ class FunctionTool:
             return await function(**arguments)
         call = functools.partial(contextvars.copy_context().run, function, **arguments)
         return await asyncio.get_running_loop().run_in_executor(_THREADS, call)
+
+
+def _lock_parts(template: str, model: type[BaseModel], name: str) -> list[tuple[str, str | None]]:
+    """(text, parameter that follows it) of a lock's template. Only plain names of parameters may stand in braces."""
+    try:
+        parts = [
+            (literal, field, bool(spec or conversion))
+            for literal, field, spec, conversion in string.Formatter().parse(template)
+        ]
+    except ValueError as error:
+        raise DeclarationError(f"tool {name}: lock {template!r}: {error}") from error
+    if not parts:
+        raise DeclarationError(f"tool {name}: a lock needs a name")
+    for _, field, formatted in parts:
+        if field is not None and (formatted or field not in model.model_fields):
+            raise DeclarationError(
+                f"tool {name}: lock {template!r}: {{{field}}} is not just a parameter of the function"
+            )
+    return [(literal, field) for literal, field, _ in parts]
+
+
+def _as_part(value: Any) -> str:
+    """A value in the name of a lock: the same value gives the same text on every pod."""
+    return value if type(value) is str else pydantic_core.to_json(value, fallback=str).decode().strip('"')
 
 
 def _as_text(value: Any) -> str:
@@ -147,7 +193,11 @@ def _arguments_model(function: Callable[..., Any], name: str) -> tuple[type[Base
 def tool(function: Callable[..., Any], /) -> FunctionTool: ...
 @overload
 def tool(
-    *, effect: Effect = Effect.AT_MOST_ONCE, timeout: float = 30.0, name: str | None = None
+    *,
+    effect: Effect = Effect.AT_MOST_ONCE,
+    timeout: float = 30.0,
+    name: str | None = None,
+    lock: str | None = None,
 ) -> Callable[[Callable[..., Any]], FunctionTool]: ...
 def tool(
     function: Callable[..., Any] | None = None,
@@ -156,12 +206,14 @@ def tool(
     effect: Effect = Effect.AT_MOST_ONCE,
     timeout: float = 30.0,
     name: str | None = None,
+    lock: str | None = None,
 ) -> FunctionTool | Callable[[Callable[..., Any]], FunctionTool]:
     """Make a tool of a function, sync or async.
 
     Its type hints become the JSON schema, its docstring the description; a parameter of type `ToolContext` gets the
-    context. `effect` says what the tool does to the world; `timeout` is in seconds.
+    context. `effect` says what the tool does to the world; `timeout` is in seconds. `lock` names what calls must not
+    touch at the same time, with parameters in braces: `order:{order_id}`; it is shared by all sessions of the tenant.
     """
     if function is not None:
-        return FunctionTool(function, effect, timeout, name)
-    return lambda declared: FunctionTool(declared, effect, timeout, name)
+        return FunctionTool(function, effect, timeout, name, lock)
+    return lambda declared: FunctionTool(declared, effect, timeout, name, lock)

@@ -1,0 +1,113 @@
+"""Named locks on one Redis: first in, first out. The line is in the lock's key; scripts hand the lock along it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from agentrt.errors import LockTimeout, StoreError
+from agentrt.store.connection import Redis, Unit
+from agentrt.store.keys import LockKeys
+from agentrt.store.notices import Notices
+from agentrt.store.tenure import LockConfig, Tenure
+from agentrt.tasks import Errands
+
+__all__ = ["Line"]
+
+log = logging.getLogger("agentrt.locks")
+
+_POLL_MS = 1_000
+"""The poll behind every wait, and the waiter's sign of life: line.lua takes it for dead after two that did not come."""
+_STAGGER_MS = 5
+"""When the holder's time runs out the first in line asks first, so that the others find it settled."""
+
+
+class Line:
+    """Takes locks in turn. A notice says whose turn it is; asking again finds out without it."""
+
+    def __init__(self, redis: Redis, notices: Notices, config: LockConfig, errands: Errands) -> None:
+        self._redis = redis
+        self._notices = notices
+        self._config = config
+        self._errands = errands
+        self._acquire = redis.scripts["lock_acquire"]
+        self._renew = redis.scripts["lock_renew"]
+        self._release = redis.scripts["lock_release"]
+
+    async def take(self, lock: LockKeys, token: str, wait_s: float) -> Tenure:
+        """See `Taker`. Who may not wait gets no place in the line."""
+        give_up_ms = self._config.clock_ms() + wait_s * 1000
+        woken = self._notices.subscribe(token)
+        try:
+            tenure = await self._wait(lock, token, give_up_ms, woken, self._config.line_max if wait_s > 0 else 0)
+        except BaseException:
+            # Perhaps in the line, perhaps the holder by now. Nobody waits for this; without it, the time runs out.
+            self._errands.start(self._give_back(self._leaving(lock, token)))
+            raise
+        finally:
+            self._notices.unsubscribe(token, woken)
+        if tenure is None:
+            raise LockTimeout("too many wait for this lock" if wait_s > 0 else "the lock is taken")
+        return tenure
+
+    async def _wait(
+        self, lock: LockKeys, token: str, give_up_ms: float, woken: asyncio.Event, line_max: int
+    ) -> Tenure | None:
+        """None: there was no place in the line."""
+        config = self._config
+        unit = Unit(lock.tag).call(
+            self._acquire,
+            (lock.hash,),
+            token=token,
+            pod=config.pod,
+            lock_ms=config.lock_ms,
+            line_max=line_max,
+            ttl=config.ttl_s,
+        )
+        while True:
+            woken.clear()
+            asked_ms = config.clock_ms()
+            reply = (await self._redis.execute(unit))[0]
+            if reply[0] == b"held":
+                return Tenure(token, int(reply[1]), config.deadline_ms(asked_ms))
+            if reply[0] == b"full":
+                return None
+            left_ms = give_up_ms - config.clock_ms()
+            if left_ms <= 0:
+                raise LockTimeout("the lock was not free in time")
+            place, holder_ms = int(reply[1]), int(reply[2])
+            pause_ms = min(left_ms, _POLL_MS, holder_ms + 1 + (place - 1) * _STAGGER_MS)
+            try:
+                async with asyncio.timeout(pause_ms / 1000):
+                    await woken.wait()
+            except TimeoutError:
+                pass
+
+    async def renew(self, lock: LockKeys, token: str) -> float | None:
+        """See `Taker`."""
+        config = self._config
+        unit = Unit(lock.tag).call(self._renew, (lock.hash,), token=token, lock_ms=config.lock_ms, ttl=config.ttl_s)
+        asked_ms = config.clock_ms()
+        reply = (await self._redis.execute(unit))[0]
+        return config.deadline_ms(asked_ms) if reply[0] == b"held" else None
+
+    async def release(self, lock: LockKeys, token: str) -> None:
+        """See `Taker`."""
+        unit = self._leaving(lock, token)
+        sent = self._redis.send(unit)  # with this tick's write, whatever becomes of the caller
+        try:
+            await sent
+        except asyncio.CancelledError:
+            self._errands.start(self._give_back(unit))  # should the connection break now, nobody else sends it again
+            raise
+        except StoreError as error:
+            log.warning("a lock was not given back, it runs out: %s", error)
+
+    def _leaving(self, lock: LockKeys, token: str) -> Unit:
+        return Unit(lock.tag).call(self._release, (lock.hash,), token=token, ttl=self._config.ttl_s)
+
+    async def _give_back(self, unit: Unit) -> None:
+        try:
+            await self._redis.execute(unit)
+        except StoreError as error:
+            log.warning("a lock was not given back, it runs out: %s", error)

@@ -1,0 +1,241 @@
+"""Named locks: mutual exclusion around what must not run twice at once, for all pods of a tenant.
+
+The lock is for order and for saving work; the journal and the fence are what correctness rests on. A pause between the
+last look at the deadline and the packet that leaves is not seen by any lock: send `fence` downstream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from agentrt.errors import LockLost, LockTimeout, StoreError
+from agentrt.store.connection import Redis, RedisOptions, check_url
+from agentrt.store.keys import LockKeys
+from agentrt.store.line import Line
+from agentrt.store.notices import Notices
+from agentrt.store.quorum import Quorum
+from agentrt.store.tenure import LockConfig, Taker, Tenure
+from agentrt.tasks import Errands
+from agentrt.telemetry import Telemetry
+
+__all__ = ["Held", "LockConfig", "Locks", "open_locks"]
+
+log = logging.getLogger("agentrt.locks")
+
+_LOOK_MS = 1_000.0
+"""How often a held lock looks at the clock at least: the event loop's timers stand still while the machine sleeps."""
+_AGAIN_MS = 200.0
+"""After a renewal that Redis did not answer."""
+_TOKEN_LENGTH_MIN = 22
+_CLOSE_S = 1.0
+_KEEP_ON_QUORUM_S = 3_600
+
+
+class Held:
+    """A lock that this pod holds. It renews itself every third of its time until `release`, or until it is lost."""
+
+    def __init__(self, taker: Taker, lock: LockKeys, tenure: Tenure, config: LockConfig, telemetry: Telemetry) -> None:
+        self.fence = tenure.fence
+        """Grows whenever the lock changes hands; send it downstream."""
+        self.deadline_ms = tenure.deadline_ms
+        """On the pod's boot-time clock; the lock counts as lost a margin before it (2 s of a TTL of 30)."""
+        self.lost = asyncio.Event()
+        """Set when the lock is lost. Then nothing may be sent any more that relies on it."""
+        self.why = ""
+        """Why it was lost: `deadline` or `taken`."""
+        self._taker = taker
+        self._lock = lock
+        self._token = tenure.token
+        self._config = config
+        self._telemetry = telemetry
+        self._on_lost: Callable[[], object] | None = None
+        now_ms = config.clock_ms()
+        self._renew_ms = now_ms + config.lock_ms / 3
+        self._last_ms = now_ms + config.lifetime_s * 1000
+        self._renewing: asyncio.Task[None] | None = None
+        self._released = False
+        self._look: asyncio.TimerHandle | None = None
+        self._look_later(now_ms)
+
+    @property
+    def left_ms(self) -> float:
+        """How long the lock may still be relied on, negative when it may not."""
+        return self.deadline_ms - self._config.margin_ms - self._config.clock_ms()
+
+    def check(self) -> None:
+        """The last look before something leaves that needs the lock. Raises `LockLost`."""
+        if not self.lost.is_set() and self.left_ms <= 0:
+            self._lose("deadline")
+        if self.lost.is_set():
+            raise LockLost(f"the lock {self._lock.tag.decode()} was lost: {self.why}", self.why)
+
+    def tell(self, on_lost: Callable[[], object]) -> None:
+        """Call this, once, when the lock is lost or if it is by now; from the event loop, never from in here."""
+        self._on_lost = on_lost
+        if self.lost.is_set():
+            asyncio.get_running_loop().call_soon(on_lost)
+
+    async def release(self) -> None:
+        """Stop renewing, then give the lock back, lost or not: only its own token is taken out. Also when cancelled."""
+        self._released = True
+        if self._look is not None:
+            self._look.cancel()
+        if self._renewing is not None:
+            self._renewing.cancel()  # what it sent is executed before the release
+        await self._taker.release(self._lock, self._token)
+
+    def _look_later(self, now_ms: float) -> None:
+        next_ms = min(self.deadline_ms - self._config.margin_ms, now_ms + _LOOK_MS)
+        if self._renewing is None:
+            next_ms = min(next_ms, max(self._renew_ms, now_ms + 1))
+        delay_s = max(0.0, next_ms - now_ms) / 1000
+        self._look = asyncio.get_running_loop().call_later(delay_s, self._look_now)
+
+    def _look_now(self) -> None:
+        if self._released or self.lost.is_set():
+            return
+        now_ms = self._config.clock_ms()
+        if now_ms >= self.deadline_ms - self._config.margin_ms:
+            self._lose("deadline")
+            return
+        if self._renewing is None and self._renew_ms <= now_ms:
+            if now_ms < self._last_ms:
+                self._renewing = asyncio.get_running_loop().create_task(self._renew())
+            else:
+                self._renew_ms = self.deadline_ms  # held for longer than anybody may: let it run out
+        self._look_later(now_ms)
+
+    async def _renew(self) -> None:
+        config = self._config
+        asked_ms = config.clock_ms()
+        try:
+            deadline_ms = await self._taker.renew(self._lock, self._token)
+        except StoreError as error:
+            log.info("a lock was not renewed: %s", error)
+            self._renew_ms = config.clock_ms() + min(_AGAIN_MS, config.lock_ms / 30)
+        else:
+            if deadline_ms is None:
+                self._lose("taken")
+                return
+            self.deadline_ms = deadline_ms
+            self._renew_ms = asked_ms + config.lock_ms / 3
+        self._renewing = None
+        if not self._released and not self.lost.is_set():
+            if self._look is not None:
+                self._look.cancel()
+            self._look_later(config.clock_ms())
+
+    def _lose(self, why: str) -> None:
+        if self._released or self.lost.is_set():
+            return
+        log.warning("the lock %s was lost: %s", self._lock.tag.decode(), why)
+        self._telemetry.locks_lost.labels(why).inc()
+        self.why = why
+        self.lost.set()
+        if self._on_lost is not None:
+            asyncio.get_running_loop().call_soon(self._on_lost)
+
+
+class Locks:
+    """Named locks for this pod."""
+
+    def __init__(
+        self,
+        taker: Taker,
+        config: LockConfig,
+        telemetry: Telemetry,
+        errands: Errands,
+        nodes: Sequence[Redis] = (),
+    ) -> None:
+        self._taker = taker
+        self._config = config
+        self._telemetry = telemetry
+        self._errands = errands
+        self._nodes = nodes
+
+    async def acquire(self, tenant: str, name: str, token: str, wait_s: float, lifetime_s: float | None = None) -> Held:
+        """Wait for a lock, at most `wait_s` (0: do not wait), and hold it until `Held.release`.
+
+        `token` is at least 128 bits that nobody else has, for one hold: who asks with the token of the holder is the
+        holder. Cancelling leaves the line. Raises `LockTimeout`, `StoreUnavailable`.
+        """
+        if len(token) < _TOKEN_LENGTH_MIN:
+            raise ValueError(f"a token has at least {_TOKEN_LENGTH_MIN} characters of base62, or more of fewer digits")
+        config = self._config if lifetime_s is None else replace(self._config, lifetime_s=lifetime_s)
+        lock = LockKeys(tenant, name)
+        began_ms = config.clock_ms()
+        outcome = "failed"
+        try:
+            tenure = await self._taker.take(lock, token, wait_s)
+            outcome = "held"
+        except LockTimeout:
+            outcome = "timeout"
+            raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        finally:
+            self._telemetry.lock_wait_seconds.labels(outcome).observe((config.clock_ms() - began_ms) / 1000)
+        return Held(self._taker, lock, tenure, config, self._telemetry)
+
+    @asynccontextmanager
+    async def hold(
+        self, tenant: str, name: str, token: str, wait_s: float, lifetime_s: float | None = None
+    ) -> AsyncIterator[Held]:
+        """Hold a lock around a block. When it is lost the block is cancelled, and `LockLost` is raised in its place.
+
+        Otherwise as `acquire`.
+        """
+        held = await self.acquire(tenant, name, token, wait_s, lifetime_s)
+        task = asyncio.current_task()
+        assert task is not None
+        cancelled_before = task.cancelling()
+        inside, interrupted = True, False
+
+        def interrupt() -> None:
+            nonlocal interrupted
+            if inside:
+                interrupted = True
+                task.cancel()
+
+        held.tell(interrupt)
+        try:
+            yield held
+        except asyncio.CancelledError:
+            if interrupted and task.uncancel() <= cancelled_before:
+                interrupted = False
+                held.check()
+            raise
+        finally:
+            inside = False
+            if interrupted:  # the block made something else of its cancellation; it is not to be counted for ever
+                task.uncancel()
+            await held.release()
+
+    async def aclose(self) -> None:
+        """See releases through, then close the connections to lock nodes. What is still held runs out by itself."""
+        await self._errands.aclose(_CLOSE_S)
+        for node in self._nodes:
+            await node.aclose()
+
+
+async def open_locks(
+    urls: Sequence[str], redis: Redis, notices: Notices, config: LockConfig, telemetry: Telemetry
+) -> Locks:
+    """Locks on the state Redis, or, where `urls` names any, on a majority of those. Raises `SettingsError`.
+
+    A node that is not there is no reason not to start: a majority may be.
+    """
+    errands = Errands()
+    if not urls:
+        return Locks(Line(redis, notices, config, errands), config, telemetry, errands)
+    for url in urls:
+        check_url(url, "AGENTRT_LOCK_REDIS_URLS")
+    nodes = [Redis(RedisOptions(url, f"agentrt-locks-{config.pod}", resend_budget_s=1.0)) for url in urls]
+    await asyncio.gather(*(node.start() for node in nodes))
+    config = replace(config, keep_s=_KEEP_ON_QUORUM_S)
+    return Locks(Quorum(nodes, config, errands), config, telemetry, errands, nodes)
