@@ -10,11 +10,12 @@ local function read_line(text)
   return cjson.decode(text)
 end
 
--- From place `from` on.
-local function line_text(list, from)
+local function line_text(list) return #list > 0 and cjson.encode(list) or '' end
+
+local function without_first(list, count)
   local kept = {}
-  for i = from, #list do kept[#kept + 1] = list[i] end
-  return #kept > 0 and cjson.encode(kept) or ''
+  for i = count + 1, #list do kept[#kept + 1] = list[i] end
+  return kept
 end
 
 local function place_of(list, token)
@@ -36,15 +37,17 @@ end
 -- waiter that is there, with a fence of its own, or is free. Returns what is left of the line, and when the claim ends.
 -- The first write is an HDEL so that it gets through when Redis refuses new data.
 local function hand_on(lock, list, fence, ttl, t)
+  redis.call('HDEL', lock, 'holder', 'until', 'line')
+  if #list == 0 then return list, 0 end
+  t = t or redis.call('TIME')
   local now = now_ms(t)
   local place = first_present(list, now)
   local heir = list[place]
-  redis.call('HDEL', lock, 'holder', 'until', 'line')
   if not heir then return {}, 0 end
-  local rest = line_text(list, place + 1)
+  local rest = without_first(list, place)
   redis.call('HSET', lock, 'holder', heir[1], 'until', string.format('%.0f', now + CLAIM_MS), 'fence', mint(fence, t),
-    'line', rest)
+    'line', line_text(rest))
   redis.call('EXPIRE', lock, ttl)
   redis.call('PUBLISH', 'agentrt:pod:' .. heir[2], cjson.encode({'lock', lock, heir[1]}))
-  return read_line(rest), now + CLAIM_MS
+  return rest, now + CLAIM_MS
 end

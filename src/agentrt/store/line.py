@@ -36,24 +36,6 @@ class Line:
 
     async def take(self, lock: LockKeys, token: str, wait_s: float) -> Tenure:
         """See `Taker`. Who may not wait gets no place in the line."""
-        give_up_ms = self._config.clock_ms() + wait_s * 1000
-        woken = self._notices.subscribe(token)
-        try:
-            tenure = await self._wait(lock, token, give_up_ms, woken, self._config.line_max if wait_s > 0 else 0)
-        except BaseException:
-            # Perhaps in the line, perhaps the holder by now. Nobody waits for this; without it, the time runs out.
-            self._errands.start(self._give_back(self._leaving(lock, token)))
-            raise
-        finally:
-            self._notices.unsubscribe(token, woken)
-        if tenure is None:
-            raise LockTimeout("too many wait for this lock" if wait_s > 0 else "the lock is taken")
-        return tenure
-
-    async def _wait(
-        self, lock: LockKeys, token: str, give_up_ms: float, woken: asyncio.Event, line_max: int
-    ) -> Tenure | None:
-        """None: there was no place in the line."""
         config = self._config
         unit = Unit(lock.tag).call(
             self._acquire,
@@ -61,27 +43,45 @@ class Line:
             token=token,
             pod=config.pod,
             lock_ms=config.lock_ms,
-            line_max=line_max,
+            line_max=config.line_max if wait_s > 0 else 0,
             ttl=config.ttl_s,
         )
-        while True:
-            woken.clear()
-            asked_ms = config.clock_ms()
+        asked_ms = config.clock_ms()
+        try:
             reply = (await self._redis.execute(unit))[0]
-            if reply[0] == b"held":
-                return Tenure(token, int(reply[1]), config.deadline_ms(asked_ms))
-            if reply[0] == b"full":
-                return None
-            left_ms = give_up_ms - config.clock_ms()
-            if left_ms <= 0:
-                raise LockTimeout("the lock was not free in time")
-            place, holder_ms = int(reply[1]), int(reply[2])
-            pause_ms = min(left_ms, _POLL_MS, holder_ms + 1 + (place - 1) * _STAGGER_MS)
-            try:
-                async with asyncio.timeout(pause_ms / 1000):
-                    await woken.wait()
-            except TimeoutError:
-                pass
+            if reply[0] == b"waiting":
+                asked_ms, reply = await self._wait(unit, token, asked_ms + wait_s * 1000)
+        except BaseException:
+            # Perhaps in the line, perhaps the holder by now. Nobody waits for this; without it, the time runs out.
+            self._errands.start(self._give_back(self._leaving(lock, token)))
+            raise
+        if reply[0] != b"held":
+            raise LockTimeout("too many wait for this lock" if wait_s > 0 else "the lock is taken")
+        return Tenure(token, int(reply[1]), config.deadline_ms(asked_ms))
+
+    async def _wait(self, unit: Unit, token: str, give_up_ms: float) -> tuple[float, list[bytes]]:
+        """Ask until it is our turn: the reply, and when it was asked for. Raises `LockTimeout`."""
+        clock_ms = self._config.clock_ms
+        woken = self._notices.subscribe(token)
+        try:
+            while True:
+                woken.clear()
+                asked_ms = clock_ms()
+                reply = (await self._redis.execute(unit))[0]
+                if reply[0] != b"waiting":
+                    return asked_ms, reply
+                left_ms = give_up_ms - clock_ms()
+                if left_ms <= 0:
+                    raise LockTimeout("the lock was not free in time")
+                place, holder_ms = int(reply[1]), int(reply[2])
+                pause_ms = min(left_ms, _POLL_MS, holder_ms + 1 + (place - 1) * _STAGGER_MS)
+                try:
+                    async with asyncio.timeout(pause_ms / 1000):
+                        await woken.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            self._notices.unsubscribe(token, woken)
 
     async def renew(self, lock: LockKeys, token: str) -> float | None:
         """See `Taker`."""
@@ -94,9 +94,8 @@ class Line:
     async def release(self, lock: LockKeys, token: str) -> None:
         """See `Taker`."""
         unit = self._leaving(lock, token)
-        sent = self._redis.send(unit)  # with this tick's write, whatever becomes of the caller
         try:
-            await sent
+            await self._redis.execute(unit)  # leaves with this tick's write, whatever becomes of the caller
         except asyncio.CancelledError:
             self._errands.start(self._give_back(unit))  # should the connection break now, nobody else sends it again
             raise

@@ -30,7 +30,8 @@ if ends <= now then
   local turn = first_present(list, now)
   if turn == (place or #list + 1) then
     local fence = mint(s[3], t)
-    redis.call('HSET', lock, 'holder', token, 'until', until_ms, 'fence', fence, 'line', line_text(list, turn + 1))
+    local rest = line_text(without_first(list, turn))
+    redis.call('HSET', lock, 'holder', token, 'until', until_ms, 'fence', fence, 'line', rest)
     redis.call('EXPIRE', lock, ttl)
     return {'held', fence}
   end
@@ -49,6 +50,6 @@ if not place then
   list[#list + 1] = {token, pod, now}
   place = #list
 end
-redis.call('HSET', lock, 'line', line_text(list, 1))
+redis.call('HSET', lock, 'line', line_text(list))
 redis.call('EXPIRE', lock, ttl)
 return {'waiting', place, ends - now}

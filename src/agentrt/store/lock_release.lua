@@ -8,12 +8,12 @@
 local s = redis.call('HMGET', lock, 'holder', 'fence', 'line')
 local list = read_line(s[3])
 if s[1] == token then
-  hand_on(lock, list, s[2], ttl, redis.call('TIME'))
+  hand_on(lock, list, s[2], ttl)
   return {'released'}
 end
 local place = place_of(list, token)
 if not place then return {'other'} end
 table.remove(list, place)
 get_through(lock)
-redis.call('HSET', lock, 'line', line_text(list, 1))
+redis.call('HSET', lock, 'line', line_text(list))
 return {'left'}

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from types import TracebackType
+from typing import Any
 
 from agentrt.errors import LockLost, LockTimeout, StoreError
 from agentrt.store.connection import Redis, RedisOptions, check_url
@@ -22,7 +23,7 @@ from agentrt.store.tenure import LockConfig, Taker, Tenure
 from agentrt.tasks import Errands
 from agentrt.telemetry import Telemetry
 
-__all__ = ["Held", "LockConfig", "Locks", "open_locks"]
+__all__ = ["Held", "Holding", "LockConfig", "Locks", "open_locks"]
 
 log = logging.getLogger("agentrt.locks")
 
@@ -37,6 +38,12 @@ _KEEP_ON_QUORUM_S = 3_600
 
 class Held:
     """A lock that this pod holds. It renews itself every third of its time until `release`, or until it is lost."""
+
+    __slots__ = (
+        *("deadline_ms", "fence", "lost", "why"),
+        *("_config", "_last_ms", "_lock", "_look", "_on_lost", "_released", "_renew_ms", "_renewing"),
+        *("_taker", "_telemetry", "_token"),
+    )
 
     def __init__(self, taker: Taker, lock: LockKeys, tenure: Tenure, config: LockConfig, telemetry: Telemetry) -> None:
         self.fence = tenure.fence
@@ -58,8 +65,8 @@ class Held:
         self._last_ms = now_ms + config.lifetime_s * 1000
         self._renewing: asyncio.Task[None] | None = None
         self._released = False
-        self._look: asyncio.TimerHandle | None = None
-        self._look_later(now_ms)
+        first_look_s = min(_LOOK_MS, config.lock_ms / 3) / 1000
+        self._look = asyncio.get_running_loop().call_later(first_look_s, self._look_now)
 
     @property
     def left_ms(self) -> float:
@@ -82,8 +89,7 @@ class Held:
     async def release(self) -> None:
         """Stop renewing, then give the lock back, lost or not: only its own token is taken out. Also when cancelled."""
         self._released = True
-        if self._look is not None:
-            self._look.cancel()
+        self._look.cancel()
         if self._renewing is not None:
             self._renewing.cancel()  # what it sent is executed before the release
         await self._taker.release(self._lock, self._token)
@@ -125,8 +131,7 @@ class Held:
             self._renew_ms = asked_ms + config.lock_ms / 3
         self._renewing = None
         if not self._released and not self.lost.is_set():
-            if self._look is not None:
-                self._look.cancel()
+            self._look.cancel()
             self._look_later(config.clock_ms())
 
     def _lose(self, why: str) -> None:
@@ -138,6 +143,41 @@ class Held:
         self.lost.set()
         if self._on_lost is not None:
             asyncio.get_running_loop().call_soon(self._on_lost)
+
+
+class Holding:
+    """The block of `Locks.hold`."""
+
+    __slots__ = ("_acquiring", "_cancelled_before", "_held", "_inside", "_interrupted", "_task")
+
+    def __init__(self, acquiring: Coroutine[Any, Any, Held]) -> None:
+        self._acquiring = acquiring
+        self._inside = True
+        self._interrupted = False
+
+    async def __aenter__(self) -> Held:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._held = await self._acquiring
+        self._cancelled_before = task.cancelling()
+        self._held.tell(self._interrupt)
+        return self._held
+
+    def _interrupt(self) -> None:
+        if self._inside:
+            self._interrupted = True
+            self._task.cancel()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._inside = False
+        # As `asyncio.timeout` has it: only a cancellation that is all ours becomes an error of ours.
+        ours = self._interrupted and self._task.uncancel() <= self._cancelled_before
+        await self._held.release()
+        if ours and isinstance(error, asyncio.CancelledError):
+            self._held.check()
 
 
 class Locks:
@@ -182,39 +222,11 @@ class Locks:
             self._telemetry.lock_wait_seconds.labels(outcome).observe((config.clock_ms() - began_ms) / 1000)
         return Held(self._taker, lock, tenure, config, self._telemetry)
 
-    @asynccontextmanager
-    async def hold(
-        self, tenant: str, name: str, token: str, wait_s: float, lifetime_s: float | None = None
-    ) -> AsyncIterator[Held]:
-        """Hold a lock around a block. When it is lost the block is cancelled, and `LockLost` is raised in its place.
-
-        Otherwise as `acquire`.
+    def hold(self, tenant: str, name: str, token: str, wait_s: float, lifetime_s: float | None = None) -> Holding:
+        """Hold a lock around a block: `async with locks.hold(...) as held`. When it is lost the block is cancelled, and
+        `LockLost` is raised in its place. Otherwise as `acquire`.
         """
-        held = await self.acquire(tenant, name, token, wait_s, lifetime_s)
-        task = asyncio.current_task()
-        assert task is not None
-        cancelled_before = task.cancelling()
-        inside, interrupted = True, False
-
-        def interrupt() -> None:
-            nonlocal interrupted
-            if inside:
-                interrupted = True
-                task.cancel()
-
-        held.tell(interrupt)
-        try:
-            yield held
-        except asyncio.CancelledError:
-            if interrupted and task.uncancel() <= cancelled_before:
-                interrupted = False
-                held.check()
-            raise
-        finally:
-            inside = False
-            if interrupted:  # the block made something else of its cancellation; it is not to be counted for ever
-                task.uncancel()
-            await held.release()
+        return Holding(self.acquire(tenant, name, token, wait_s, lifetime_s))
 
     async def aclose(self) -> None:
         """See releases through, then close the connections to lock nodes. What is still held runs out by itself."""

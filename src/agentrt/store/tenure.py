@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from agentrt.clock import boottime_ms
@@ -19,7 +20,7 @@ __all__ = ["LockConfig", "Taker", "Tenure"]
 _MARGIN_MS = 2_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LockConfig:
     """Times and bounds of named locks.
 
@@ -34,12 +35,12 @@ class LockConfig:
     keep_s: int = 0
     clock_ms: Callable[[], float] = boottime_ms
 
-    @property
+    @cached_property
     def ttl_s(self) -> int:
         """The key's TTL: the lock must have run out long before it, and so must what was handed on."""
         return max(60, math.ceil(self.lock_ms * 2 / 1000), self.keep_s)
 
-    @property
+    @cached_property
     def margin_ms(self) -> float:
         """A lock counts as lost this long before its deadline, since what is sent later may overlap: 2 s of 30."""
         return min(_MARGIN_MS, self.lock_ms / 15)
