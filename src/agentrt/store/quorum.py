@@ -44,14 +44,15 @@ class Quorum:
         self._errands = errands
         self._majority = len(nodes) // 2 + 1
         self._scripts = nodes[0].scripts
+        self._attempts = itertools.count()
 
     async def take(self, lock: LockKeys, token: str, wait_s: float) -> Tenure:
         """See `Taker`. Between attempts a random while passes, so that rivals do not split the nodes for ever."""
         clock_ms = self._config.clock_ms
         give_up_ms = clock_ms() + wait_s * 1000
         backoff_ms = _BACKOFF_MS_MIN
-        for number in itertools.count():
-            tenure, answered = await self._attempt(lock, f"{token}.{number}")
+        while True:
+            tenure, answered = await self._attempt(lock, f"{token}.{next(self._attempts)}")
             if tenure is not None:
                 return tenure
             left_ms = give_up_ms - clock_ms()
