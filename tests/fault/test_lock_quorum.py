@@ -169,6 +169,19 @@ async def hold_once(locks: Locks) -> bool:
         return True
 
 
+async def test_a_late_release_frees_nothing(nodes: list[RedisServer]) -> None:
+    """That of an earlier attempt, delayed on its way, though the caller came with the same token again."""
+    async with AsyncExitStack() as stack:
+        redis = [await stack.enter_async_context(connected(url)) for url in urls(nodes)]
+        quorum, token = Quorum(redis, LockConfig("pod-a"), Errands()), new_id()
+        first = await quorum.take(KEY, token, 5)
+        await quorum.release(KEY, first.token)
+        second = await quorum.take(KEY, token, 5)
+        await quorum.release(KEY, first.token)
+        assert await quorum.renew(KEY, second.token) is not None
+        await quorum.release(KEY, second.token)
+
+
 # --- the fence --------------------------------------------------------------------------------------------------------
 
 

@@ -46,6 +46,11 @@ def line(outside: redis_py.Redis) -> list[str]:
     return [entry[0] for entry in orjson.loads(text)] if text else []
 
 
+def asked(outside: redis_py.Redis) -> int:
+    """When the first in line last asked, in ms."""
+    return int(orjson.loads(outside.hget(KEY.hash, "line") or b"")[0][2])
+
+
 def holder(outside: redis_py.Redis) -> bytes | None:
     return outside.hget(KEY.hash, "holder")
 
@@ -176,6 +181,21 @@ async def test_a_cancelled_waiter_leaves_the_line(locks: Locks, others: Locks, o
     await held.release()
     async with asyncio.timeout(0.5):
         await (await patient).release()
+
+
+async def test_who_waits_for_long_keeps_its_place(locks: Locks, others: Locks, outside: redis_py.Redis) -> None:
+    """Its polls are its signs of life: after more than two it is still first, before one that came just now."""
+    held = await take(locks)
+    patient = await waiting(others, outside)
+    came_ms = asked(outside)
+    await until(lambda: asked(outside) > came_ms + 2_000)
+    late = await waiting(locks, outside)
+    await held.release()
+    await asyncio.wait({patient, late}, return_when=asyncio.FIRST_COMPLETED)
+    assert patient.done()
+    assert not late.done()
+    await (await patient).release()
+    await (await late).release()
 
 
 @pytest.mark.parametrize("yields", range(12))
@@ -367,8 +387,9 @@ async def test_without_memory_only_newcomers_are_refused(strained: Redis, own_se
             with pytest.raises(StoreUnavailable) as caught:
                 await take(locks, name="another")
             assert caught.value.reason == "oom"
-            deadline_ms = held.deadline_ms
+            deadline_ms, asked_ms = held.deadline_ms, asked(admin)
             await until(lambda: held.deadline_ms > deadline_ms)
+            await until(lambda: asked(admin) > asked_ms or waiter.done())
             await held.release()
             async with asyncio.timeout(0.5):
                 heir = await waiter
