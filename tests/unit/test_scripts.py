@@ -88,6 +88,24 @@ def test_packed_call() -> None:
     assert script.pack_load() == pack("SCRIPT", "LOAD", script.source)
 
 
+def test_a_prepared_call_is_the_same_call() -> None:
+    """Packed in part beforehand, for scripts of one key: the bytes are those of `pack`."""
+    script = SCRIPTS["lock_release"]
+    prepared = script.prepare(ttl=60)
+    for key, token in ((b"k", "t"), (b"", ""), (b"k" * 100, "é")):
+        assert prepared.pack(key, token) == script.pack((key,), token=token, ttl=60)
+    assert script.prepare(ttl="$0\r\n\r\n").pack(b"k", "t") == script.pack((b"k",), token="t", ttl="$0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "constants"),
+    [("lock_release", {}), ("lock_release", {"token": "t", "ttl": 1}), ("lock_release", {"tll": 1}), ("plan", {})],
+)
+def test_what_cannot_be_prepared(name: str, constants: dict[str, Any]) -> None:
+    with pytest.raises(ScriptError, match="prepared"):
+        SCRIPTS[name].prepare(**constants)
+
+
 @pytest.mark.parametrize(
     ("keys", "argv", "complaint"),
     [

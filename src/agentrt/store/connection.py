@@ -65,6 +65,12 @@ class Unit:
         self.count += 1
         return self
 
+    def packed(self, command: bytes) -> Unit:
+        """Add a script that is packed already, see `Script.prepare`."""
+        self._parts.append(command)
+        self.count += 1
+        return self
+
     def command(self, *command: Operand) -> Unit:
         """Add a command that may be repeated without harm: a read, an UNLINK."""
         self._parts.append(pack(*command))

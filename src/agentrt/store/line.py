@@ -30,22 +30,18 @@ class Line:
         self._notices = notices
         self._config = config
         self._errands = errands
-        self._acquire = redis.scripts["lock_acquire"]
-        self._renew = redis.scripts["lock_renew"]
-        self._release = redis.scripts["lock_release"]
+        pod, lock_ms, ttl = config.pod, config.lock_ms, config.ttl_s
+        acquire = redis.scripts["lock_acquire"]
+        self._take = acquire.prepare(pod=pod, lock_ms=lock_ms, line_max=0, ttl=ttl)
+        self._take_or_wait = acquire.prepare(pod=pod, lock_ms=lock_ms, line_max=config.line_max, ttl=ttl)
+        self._renew = redis.scripts["lock_renew"].prepare(lock_ms=lock_ms, ttl=ttl)
+        self._release = redis.scripts["lock_release"].prepare(ttl=ttl)
 
     async def take(self, lock: LockKeys, token: str, wait_s: float) -> Tenure:
         """See `Taker`. Who may not wait gets no place in the line."""
         config = self._config
-        unit = Unit(lock.tag).call(
-            self._acquire,
-            (lock.hash,),
-            token=token,
-            pod=config.pod,
-            lock_ms=config.lock_ms,
-            line_max=config.line_max if wait_s > 0 else 0,
-            ttl=config.ttl_s,
-        )
+        asking = self._take_or_wait if wait_s > 0 else self._take
+        unit = Unit(lock.tag).packed(asking.pack(lock.hash, token))
         asked_ms = config.clock_ms()
         try:
             reply = (await self._redis.execute(unit))[0]
@@ -86,7 +82,7 @@ class Line:
     async def renew(self, lock: LockKeys, token: str) -> float | None:
         """See `Taker`."""
         config = self._config
-        unit = Unit(lock.tag).call(self._renew, (lock.hash,), token=token, lock_ms=config.lock_ms, ttl=config.ttl_s)
+        unit = Unit(lock.tag).packed(self._renew.pack(lock.hash, token))
         asked_ms = config.clock_ms()
         reply = (await self._redis.execute(unit))[0]
         return config.deadline_ms(asked_ms) if reply[0] == b"held" else None
@@ -103,7 +99,7 @@ class Line:
             log.warning("a lock was not given back, it runs out: %s", error)
 
     def _leaving(self, lock: LockKeys, token: str) -> Unit:
-        return Unit(lock.tag).call(self._release, (lock.hash,), token=token, ttl=self._config.ttl_s)
+        return Unit(lock.tag).packed(self._release.pack(lock.hash, token))
 
     async def _give_back(self, unit: Unit) -> None:
         try:

@@ -27,8 +27,8 @@ __all__ = ["Held", "Holding", "LockConfig", "Locks", "open_locks"]
 
 log = logging.getLogger("agentrt.locks")
 
-_LOOK_MS = 1_000.0
-"""How often a held lock looks at the clock at least: the event loop's timers stand still while the machine sleeps."""
+_LOOK_MS = 100.0
+"""How often held locks are looked after: often, since the event loop's timers stand still while the machine sleeps."""
 _AGAIN_MS = 200.0
 """After a renewal that Redis did not answer."""
 _TOKEN_LENGTH_MIN = 22
@@ -41,7 +41,7 @@ class Held:
 
     __slots__ = (
         *("deadline_ms", "fence", "lost", "why"),
-        *("_config", "_last_ms", "_lock", "_look", "_on_lost", "_released", "_renew_ms", "_renewing"),
+        *("_config", "_last_ms", "_lock", "_on_lost", "_released", "_renew_ms", "_renewing"),
         *("_taker", "_telemetry", "_token"),
     )
 
@@ -65,8 +65,6 @@ class Held:
         self._last_ms = now_ms + config.lifetime_s * 1000
         self._renewing: asyncio.Task[None] | None = None
         self._released = False
-        first_look_s = min(_LOOK_MS, config.lock_ms / 3) / 1000
-        self._look = asyncio.get_running_loop().call_later(first_look_s, self._look_now)
 
     @property
     def left_ms(self) -> float:
@@ -89,31 +87,21 @@ class Held:
     async def release(self) -> None:
         """Stop renewing, then give the lock back, lost or not: only its own token is taken out. Also when cancelled."""
         self._released = True
-        self._look.cancel()
         if self._renewing is not None:
             self._renewing.cancel()  # what it sent is executed before the release
         await self._taker.release(self._lock, self._token)
 
-    def _look_later(self, now_ms: float) -> None:
-        next_ms = min(self.deadline_ms - self._config.margin_ms, now_ms + _LOOK_MS)
-        if self._renewing is None:
-            next_ms = min(next_ms, max(self._renew_ms, now_ms + 1))
-        delay_s = max(0.0, next_ms - now_ms) / 1000
-        self._look = asyncio.get_running_loop().call_later(delay_s, self._look_now)
+    @property
+    def over(self) -> bool:
+        """Given back or lost: there is nothing to look after any more."""
+        return self._released or self.lost.is_set()
 
-    def _look_now(self) -> None:
-        if self._released or self.lost.is_set():
-            return
-        now_ms = self._config.clock_ms()
+    def look(self, now_ms: float) -> None:
+        """What is due by now: to lose the lock, or to renew it. A renewal under way delays no loss."""
         if now_ms >= self.deadline_ms - self._config.margin_ms:
             self._lose("deadline")
-            return
-        if self._renewing is None and self._renew_ms <= now_ms:
-            if now_ms < self._last_ms:
-                self._renewing = asyncio.get_running_loop().create_task(self._renew())
-            else:
-                self._renew_ms = self.deadline_ms  # held for longer than anybody may: let it run out
-        self._look_later(now_ms)
+        elif self._renewing is None and self._renew_ms <= now_ms < self._last_ms:
+            self._renewing = asyncio.get_running_loop().create_task(self._renew())
 
     async def _renew(self) -> None:
         config = self._config
@@ -130,9 +118,6 @@ class Held:
             self.deadline_ms = deadline_ms
             self._renew_ms = asked_ms + config.lock_ms / 3
         self._renewing = None
-        if not self._released and not self.lost.is_set():
-            self._look.cancel()
-            self._look_later(config.clock_ms())
 
     def _lose(self, why: str) -> None:
         if self._released or self.lost.is_set():
@@ -196,6 +181,9 @@ class Locks:
         self._telemetry = telemetry
         self._errands = errands
         self._nodes = nodes
+        self._held: set[Held] = set()
+        self._look_s = min(_LOOK_MS, config.lock_ms / 30) / 1000
+        self._looking = False
 
     async def acquire(self, tenant: str, name: str, token: str, wait_s: float, lifetime_s: float | None = None) -> Held:
         """Wait for a lock, at most `wait_s` (0: do not wait), and hold it until `Held.release`.
@@ -220,7 +208,22 @@ class Locks:
             raise
         finally:
             self._telemetry.lock_wait_seconds.labels(outcome).observe((config.clock_ms() - began_ms) / 1000)
-        return Held(self._taker, lock, tenure, config, self._telemetry)
+        held = Held(self._taker, lock, tenure, config, self._telemetry)
+        self._held.add(held)
+        if not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_later(self._look_s, self._look)
+        return held
+
+    def _look(self) -> None:
+        """One timer for all locks of the pod; none while it holds none."""
+        self._held = {held for held in self._held if not held.over}
+        self._looking = bool(self._held)
+        if self._looking:
+            now_ms = self._config.clock_ms()
+            for held in self._held:
+                held.look(now_ms)
+            asyncio.get_running_loop().call_later(self._look_s, self._look)
 
     def hold(self, tenant: str, name: str, token: str, wait_s: float, lifetime_s: float | None = None) -> Holding:
         """Hold a lock around a block: `async with locks.hold(...) as held`. When it is lost the block is cancelled, and
@@ -230,6 +233,7 @@ class Locks:
 
     async def aclose(self) -> None:
         """See releases through, then close the connections to lock nodes. What is still held runs out by itself."""
+        self._held.clear()
         await self._errands.aclose(_CLOSE_S)
         for node in self._nodes:
             await node.aclose()

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from agentrt.clock import boottime_ms
 from agentrt.store.keys import LockKeys
@@ -50,8 +50,7 @@ class LockConfig:
         return asked_ms + self.lock_ms * 0.99 - 2
 
 
-@dataclass(frozen=True, slots=True)
-class Tenure:
+class Tenure(NamedTuple):
     """A lock that was had: by which token, under which fence, until when on this pod's clock."""
 
     token: str
