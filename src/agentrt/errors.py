@@ -82,7 +82,7 @@ class LockTimeout(AgentrtError):
 
 class LockLost(AgentrtError):
     """A named lock is no longer held: its time ran out, or Redis says that it is not ours. `reason` is one of
-    `deadline`, `taken`."""
+    `deadline`, `taken`, `released`."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)

@@ -121,6 +121,8 @@ async def test_only_the_holder_gives_back(locks: Locks, others: Locks, outside: 
         await take(locks, 0)
     second.check()
     await second.release()
+    with pytest.raises(LockLost, match="released"):
+        second.check()
 
 
 # --- the fence --------------------------------------------------------------------------------------------------------

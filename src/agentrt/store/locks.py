@@ -75,8 +75,9 @@ class Held:
         """The last look before something leaves that needs the lock. Raises `LockLost`."""
         if not self.lost.is_set() and self.left_ms <= 0:
             self._lose("deadline")
-        if self.lost.is_set():
-            raise LockLost(f"the lock {self._lock.tag.decode()} was lost: {self.why}", self.why)
+        if self.over:
+            why = self.why or "released"
+            raise LockLost(f"the lock {self._lock.tag.decode()} is not held any more: {why}", why)
 
     def tell(self, on_lost: Callable[[], object]) -> None:
         """Call this, once, when the lock is lost or if it is by now; from the event loop, never from in here."""
