@@ -91,7 +91,7 @@ async def test_a_release_that_is_cancelled_frees_the_lock(redis_server: RedisSer
     """Its bytes were lost with the connection, and nobody waits for it any more: it is sent again all the same."""
     async with ByteProxy(redis_server.port) as proxy, AsyncExitStack() as stack:
         locks = await stack.enter_async_context(locking(proxy.url))
-        others = await stack.enter_async_context(locking(redis_url, pod="pod-b"))
+        others = await stack.enter_async_context(locking(redis_url, pod="locks-b"))
         held = await take(locks)
         proxy.blackhole = True
         releasing = asyncio.create_task(held.release())
@@ -108,7 +108,7 @@ async def test_a_release_that_is_cancelled_frees_the_lock(redis_server: RedisSer
 
 @pytest.mark.parametrize("yields", range(1, 7))
 async def test_whenever_a_release_is_cancelled(redis_url: str, yields: int) -> None:
-    async with locking(redis_url) as locks, locking(redis_url, pod="pod-b") as others:
+    async with locking(redis_url) as locks, locking(redis_url, pod="locks-b") as others:
         for _ in range(10):
             releasing = asyncio.create_task((await take(locks)).release())
             for _ in range(yields):
@@ -143,7 +143,7 @@ async def test_a_hundred_waiters_take_turns(redis_url: str, outside: redis_py.Re
                 await asyncio.sleep(0)
                 inside -= 1
 
-    async with locking(redis_url) as one, locking(redis_url, pod="pod-b") as other:
+    async with locking(redis_url) as one, locking(redis_url, pod="locks-b") as other:
         held = await take(one)
         working = [asyncio.create_task(work((one, other)[n % 2], n, new_id())) for n in range(100)]
         await until(lambda: len(line(outside)) == 100)
@@ -165,7 +165,7 @@ async def test_the_poll_covers_lost_wake_ups(
     """The subscription is dead and does not know it: the waiter has the lock within 1.1 s all the same."""
     async with ByteProxy(redis_server.port) as proxy, AsyncExitStack() as stack:
         locks = await stack.enter_async_context(locking(redis_url))
-        deaf = await stack.enter_async_context(locking(redis_url, pod="pod-b", notices_url=proxy.url))
+        deaf = await stack.enter_async_context(locking(redis_url, pod="locks-b", notices_url=proxy.url))
         proxy.blackhole = True
         for _ in range(2):
             held = await take(locks)
@@ -193,7 +193,7 @@ def doomed(server: RedisServer, token: str) -> Iterator[subprocess.Popen[bytes]]
 async def test_a_dead_waiter_is_passed_over(redis_server: RedisServer, redis_url: str, outside: redis_py.Redis) -> None:
     """Killed just before its turn: it is handed the lock for two seconds, and then the one behind it has it."""
     token = new_id()
-    async with locking(redis_url, pod="pod-b") as locks:
+    async with locking(redis_url, pod="locks-b") as locks:
         held = await take(locks)
         with doomed(redis_server, token) as process:
             await until(lambda: line(outside) == [token])
@@ -210,7 +210,7 @@ async def test_a_waiter_that_is_dead_for_long_costs_nothing(
 ) -> None:
     """It has not asked for two polls: it is not handed the lock at all."""
     token = new_id()
-    async with locking(redis_url, pod="pod-b") as locks:
+    async with locking(redis_url, pod="locks-b") as locks:
         held = await take(locks)
         with doomed(redis_server, token) as process:
             await until(lambda: line(outside) == [token])
@@ -274,7 +274,7 @@ async def test_a_jump_of_the_wall_clock_changes_nothing(
 ) -> None:
     """Neither is the lock lost, nor does it seem to last longer; and while it is held nobody else gets it."""
     with wall_clock(monkeypatch) as jump:
-        async with locking(redis_url, lock_ms=600) as locks, locking(redis_url, pod="pod-b") as others:
+        async with locking(redis_url, lock_ms=600) as locks, locking(redis_url, pod="locks-b") as others:
             held = await take(locks)
             jump(by_s)
             assert 0 < held.left_ms <= 600

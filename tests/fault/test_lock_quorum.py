@@ -45,7 +45,7 @@ async def locks(redis_url: str, nodes: list[RedisServer]) -> AsyncIterator[Locks
 @pytest.fixture
 async def others(redis_url: str, nodes: list[RedisServer]) -> AsyncIterator[Locks]:
     """Another pod."""
-    async with locking(redis_url, pod="pod-b", urls=urls(nodes)) as locks:
+    async with locking(redis_url, pod="locks-b", urls=urls(nodes)) as locks:
         yield locks
 
 

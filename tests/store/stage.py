@@ -42,7 +42,7 @@ async def connected(url: str, **options: Any) -> AsyncIterator[Redis]:
 async def locking(
     url: str,
     *,
-    pod: str = "pod-a",
+    pod: str = "locks-a",
     urls: Sequence[str] = (),
     notices_url: str = "",
     telemetry: Telemetry | None = None,

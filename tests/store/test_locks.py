@@ -32,7 +32,7 @@ async def locks(redis_url: str) -> AsyncIterator[Locks]:
 @pytest.fixture
 async def others(redis_url: str) -> AsyncIterator[Locks]:
     """Another pod."""
-    async with locking(redis_url, pod="pod-b") as locks:
+    async with locking(redis_url, pod="locks-b") as locks:
         yield locks
 
 

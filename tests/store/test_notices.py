@@ -25,8 +25,8 @@ async def proxy(redis_server: RedisServer) -> AsyncIterator[ByteProxy]:
 
 @pytest.fixture
 async def notices(redis: Redis, proxy: ByteProxy, outside: redis_py.Redis) -> AsyncIterator[Notices]:
-    """Listening through the proxy, as pod-a."""
-    notices = Notices(redis, RedisOptions(proxy.url), "pod-a")
+    """Listening through the proxy, as a pod of its own name: those of other tests may live on."""
+    notices = Notices(redis, RedisOptions(proxy.url), "pod-listening")
     notices.start()
     await until(lambda: subscribers(outside) == 1)
     yield notices
@@ -35,11 +35,11 @@ async def notices(redis: Redis, proxy: ByteProxy, outside: redis_py.Redis) -> As
 
 
 def subscribers(outside: redis_py.Redis) -> int:
-    return int(outside.pubsub_numsub(pod_channel("pod-a"))[0][1])
+    return int(outside.pubsub_numsub(pod_channel("pod-listening"))[0][1])
 
 
 def say(outside: redis_py.Redis, kind: str, subject: str) -> None:
-    outside.publish(pod_channel("pod-a"), orjson.dumps([kind, "where", subject]))
+    outside.publish(pod_channel("pod-listening"), orjson.dumps([kind, "where", subject]))
 
 
 async def heard(event: asyncio.Event) -> None:
@@ -65,7 +65,7 @@ async def test_who_waits_is_woken(notices: Notices, outside: redis_py.Redis) -> 
 async def test_what_is_no_notice_does_not_end_it(notices: Notices, outside: redis_py.Redis) -> None:
     """Somebody else writes into the channel: the subscription is taken up again at once."""
     event = notices.subscribe("run")
-    outside.publish(pod_channel("pod-a"), "hello")
+    outside.publish(pod_channel("pod-listening"), "hello")
     await heard(event)  # whoever waits looks for itself, since something may have been missed
     await until(lambda: say(outside, "granted", "run") or event.is_set(), 2)
 
