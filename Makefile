@@ -3,6 +3,7 @@
 # make check  ruff, mypy, import-linter
 # make negative  the tests with one guard taken out at a time: each time some must fail
 # make bench  the load test that docs/operations.md reads from
+# make bench-locks  what a named lock costs, next to redis-py's and pottery's
 # make setup  what all of them rest on: .venv, from requirements.lock
 # make lock   pin anew what pyproject.toml asks for (make lock UPGRADE=--upgrade: the newest of everything)
 # make clean  remove what these made; the data in .agentrt stay
@@ -21,7 +22,7 @@ UPGRADE ?=
 BIN := .venv/bin
 UV := .venv/uv
 
-.PHONY: setup run test negative check bench lock clean
+.PHONY: setup run test negative check bench bench-locks lock clean
 
 setup: .venv/.stamp
 
@@ -55,6 +56,9 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m loadtest.bench
+
+bench-locks: setup
+	$(BIN)/python -m loadtest.locks
 
 # uv in an environment of its own: it resolves for all platforms at once, which pip cannot.
 lock: setup

@@ -157,15 +157,15 @@ def page(results: Results, tables: str, command: str) -> str:
     return _PAGE.format(
         command=f"{command} --write" if "loadtest" in command else ".venv/bin/python -m loadtest.bench --write",
         date=time.strftime("%Y-%m-%d", time.gmtime()),
-        commit=_commit(),
+        commit=commit(),
         rounds=len(results.flat),
         seconds=results.seconds,
-        machine=_machine(results.redis_version),
+        machine=machine(results.redis_version),
         tables=tables,
     )
 
 
-def _commit() -> str:
+def commit() -> str:
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
         return done.stdout.strip()
@@ -174,7 +174,7 @@ def _commit() -> str:
     return f"`{git('rev-parse', '--short', 'HEAD') or 'unknown'}`{changed}"
 
 
-def _machine(redis_version: str) -> str:
+def machine(redis_version: str) -> str:
     cores = os.cpu_count() or 1
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     libraries = ", ".join(f"{name} {version(name)}" for name in ("uvicorn", "uvloop", "starlette", "redis", "hiredis"))

@@ -65,6 +65,10 @@ class Tool(Protocol):
         """None: no reconcile hook. True: the hook's "not seen" proves that the call did not happen."""
         ...
 
+    def lock_name(self, arguments: dict[str, Any]) -> str | None:
+        """The named lock that a call with these (parsed) arguments needs; None: it needs none."""
+        ...
+
     def parse(self, arguments: str) -> dict[str, Any]:
         """Validate the model's arguments. Raises `ToolError` with a text that the model can act on."""
         ...

@@ -28,12 +28,13 @@ from agentrt.runtime.heartbeat import Heartbeat
 from agentrt.runtime.readiness import Readiness
 from agentrt.runtime.services import Services
 from agentrt.settings import Settings
-from agentrt.store.connection import Redis, RedisOptions
+from agentrt.store.connection import Redis, RedisOptions, check_url
 from agentrt.store.conversations import Conversations
 from agentrt.store.doubts import Doubts
 from agentrt.store.events import Events
 from agentrt.store.journal import Journal
 from agentrt.store.leases import Leases
+from agentrt.store.locks import LockConfig, open_locks
 from agentrt.store.notices import Notices
 from agentrt.store.ownership import StoreConfig
 from agentrt.store.probe import Probe
@@ -145,6 +146,7 @@ async def build(
         connect_timeout_s=settings.redis_timeout_ms / 1000,
         reply_timeout_s=settings.redis_timeout_ms / 1000,
     )
+    check_url(settings.redis_url, "AGENTRT_REDIS_URL")
     config = store_config(settings)
     redis = Redis(options)
     stack.push_async_callback(redis.aclose)
@@ -168,6 +170,9 @@ async def build(
     notices = Notices(redis, options, settings.pod)
     stack.push_async_callback(notices.aclose)
     notices.start()
+    lock_config = LockConfig(settings.pod, settings.lock_ttl_ms)
+    locks = await open_locks(settings.lock_urls, redis, notices, lock_config, telemetry)
+    stack.push_async_callback(locks.aclose)
     services = Services(
         config=config,
         sessions=Sessions(redis, config),
@@ -176,6 +181,7 @@ async def build(
         doubts=Doubts(redis, config),
         events=Events(redis, config),
         leases=Leases(redis, config),
+        locks=locks,
         notices=notices,
         models=catalog,
         telemetry=telemetry,

@@ -9,6 +9,8 @@ AgentrtError
 │   ├── ScriptError          a script answered what its contract excludes (a defect of ours)
 │   └── ForeignState         the stored tenant or session is not the one asked for (a defect of ours; page)
 ├── OwnershipLost            the session's fence moved on: this pod must stop working on the run
+├── LockTimeout              a named lock was not to be had within the wait, or its line is full
+├── LockLost                 a named lock ran out or is somebody else's: stop what it was needed for
 ├── SchemaNewer              the record was written by a newer agentrt: 503 + Retry-After, never misread
 ├── ModelError               the provider failed; says whether a retry may help
 └── ToolError                raised by a tool on purpose: its text is the answer to the model
@@ -20,6 +22,8 @@ __all__ = [
     "AgentrtError",
     "DeclarationError",
     "ForeignState",
+    "LockLost",
+    "LockTimeout",
     "ModelError",
     "OutcomeUnknown",
     "OwnershipLost",
@@ -70,6 +74,19 @@ class ForeignState(StoreError):
 
 class OwnershipLost(AgentrtError):
     """Another pod owns the session now (or it is gone); whatever this pod still computes is refused."""
+
+
+class LockTimeout(AgentrtError):
+    """A named lock was not to be had within the wait, or too many wait for it already. Nothing is held."""
+
+
+class LockLost(AgentrtError):
+    """A named lock is no longer held: its time ran out, or Redis says that it is not ours. `reason` is one of
+    `deadline`, `taken`, `released`."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class SchemaNewer(AgentrtError):

@@ -29,6 +29,9 @@ class Settings:
     """The settings of one pod. Field `redis_url` is `AGENTRT_REDIS_URL`, and so on."""
 
     redis_url: str = _setting("redis://127.0.0.1:6379/0", "the state Redis: redis://, rediss:// or unix://")
+    lock_redis_urls: str = _setting(
+        "", "independent Redis masters for named locks, an odd number, comma between; default: the state Redis"
+    )
     pod: str = _setting("", "this pod's name in headers, leases and logs; default: the host's name and the pid")
     auth: str = _setting("on", "`off`: accept any credential, all as tenant `dev`, elsewhere than on loopback too")
     api_keys_file: str = _setting("", "file of API keys, one `id tenant hmac` a line; see `agentrt keys`")
@@ -51,6 +54,11 @@ class Settings:
     anthropic_base_url: str = _setting("", "base URL of it; ANTHROPIC_BASE_URL works too")
     log_level: str = _setting("info", "debug, info, warning or error")
 
+    @property
+    def lock_urls(self) -> tuple[str, ...]:
+        """The URLs of `lock_redis_urls`; none: locks are on the state Redis."""
+        return tuple(url for url in map(str.strip, self.lock_redis_urls.split(",")) if url)
+
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
         """Read the environment. Raises `SettingsError` that names the variable."""
@@ -70,6 +78,11 @@ class Settings:
             raise SettingsError(f"AGENTRT_API_KEYS_FILE: no such file: {settings.api_keys_file}")
         if settings.auth not in {"on", "off"}:
             raise SettingsError("AGENTRT_AUTH must be `on` or `off`")
+        urls = settings.lock_urls
+        if urls and len(urls) % 2 == 0:
+            raise SettingsError(f"AGENTRT_LOCK_REDIS_URLS: a majority wants an odd number of Redis, not {len(urls)}")
+        if len(set(urls)) < len(urls):
+            raise SettingsError("AGENTRT_LOCK_REDIS_URLS: a Redis is named twice, and would have two votes")
         if settings.log_level not in _LOG_LEVELS:
             raise SettingsError(f"AGENTRT_LOG_LEVEL must be one of {', '.join(_LOG_LEVELS)}")
         return settings

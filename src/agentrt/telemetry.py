@@ -91,6 +91,24 @@ class Telemetry:
             "Runs that this pod had to stop working on because another pod owned the session.",
             registry=registry,
         )
+        self.lock_wait_seconds = _Labelled(
+            Histogram(
+                "agentrt_lock_wait_seconds",
+                "Time that calls waited for a named lock, by outcome: held, timeout, cancelled, failed.",
+                ["outcome"],
+                buckets=_SECONDS,
+                registry=registry,
+            )
+        )
+        self.locks_lost = _Labelled(
+            Counter(
+                "agentrt_locks_lost",
+                "Named locks that this pod lost while it held them, by reason: deadline (not renewed in time), taken "
+                "(Redis says that it is not ours).",
+                ["reason"],
+                registry=registry,
+            )
+        )
         self.model_calls = _Labelled(
             Counter(
                 "agentrt_model_calls",

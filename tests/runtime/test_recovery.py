@@ -275,8 +275,8 @@ async def test_a_silent_pod_is_displaced_before_its_lease_runs_out(redis_url: st
         yield TextDelta("done")
 
     agent = Agent("a", model="test:m")
-    async with running(redis_url, [agent], {"m": script}, pod="pod-b") as b:
-        async with running(redis_url, [agent], {"m": script}, pod="pod-a") as a:
+    async with running(redis_url, [agent], {"m": script}, pod="silent-b") as b:
+        async with running(redis_url, [agent], {"m": script}, pod="silent-a") as a:
             want = a.begin("a", "go", by_key=True)
             a.admission.run_in_background(await a.enter(want))
             await halfway.wait()

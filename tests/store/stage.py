@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -18,9 +19,12 @@ from agentrt.store.events import Events
 from agentrt.store.journal import Journal, Outcome, Planned, Recorded, effect_key, fingerprint
 from agentrt.store.keys import SessionKeys, lease_member, new_id
 from agentrt.store.leases import Leases
+from agentrt.store.locks import LockConfig, Locks, open_locks
+from agentrt.store.notices import Notices
 from agentrt.store.ownership import Owned, Owner, StoreConfig
 from agentrt.store.scripts import Script
 from agentrt.store.sessions import Begin, Begun, Commit, Sessions
+from agentrt.telemetry import Telemetry
 
 
 @asynccontextmanager
@@ -35,6 +39,37 @@ async def connected(url: str, **options: Any) -> AsyncIterator[Redis]:
         await redis.aclose()
 
 
+@asynccontextmanager
+async def locking(
+    url: str,
+    *,
+    pod: str = "locks-a",
+    urls: Sequence[str] = (),
+    notices_url: str = "",
+    telemetry: Telemetry | None = None,
+    **config: Any,
+) -> AsyncIterator[Locks]:
+    """The named locks of one pod, listening. `urls` names the nodes of a quorum; `config` overrides `LockConfig`."""
+    async with connected(url) as redis:
+        notices = Notices(redis, RedisOptions(notices_url or url), pod)
+        notices.start()
+        locks = await open_locks(urls, redis, notices, LockConfig(pod, **config), telemetry or Telemetry())
+        try:
+            while not await notices.listening(pod):
+                await asyncio.sleep(0.002)
+            yield locks
+        finally:
+            await locks.aclose()
+            await notices.aclose()
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 10) -> None:
+    """Look again and again from outside until it is so."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
 class Store:
     """The store's classes as one pod builds them. `config` overrides `StoreConfig`."""
 
@@ -47,6 +82,8 @@ class Store:
         self.leases = Leases(redis, self.config)
         self.conversations = Conversations(redis, self.config)
         self.events = Events(redis, self.config)
+        self.notices = Notices(redis, RedisOptions(""), self.config.pod)
+        """Not started: who waits for a named lock here asks again and again."""
 
     async def begin(self, want: Begin) -> Begun:
         return await self.sessions.begin(want)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from typing import Any
@@ -15,10 +16,14 @@ from agentrt.records import Item
 from agentrt.store.connection import Redis, Sent, Unit
 from agentrt.store.doubts import Place, Resolution
 from agentrt.store.journal import Batch, Planned
-from agentrt.store.keys import QueueKeys, SessionKeys, new_id
+from agentrt.store.keys import LockKeys, QueueKeys, SessionKeys, new_id
+from agentrt.store.line import Line
 from agentrt.store.ownership import Owned
+from agentrt.store.quorum import Quorum
 from agentrt.store.scripts import Script, load_all
 from agentrt.store.sessions import Ended, Joined, Waiting
+from agentrt.store.tenure import LockConfig
+from agentrt.tasks import Errands
 from tests.harness.redis_server import RedisCluster
 from tests.store.stage import (
     Store,
@@ -198,6 +203,34 @@ async def resolve_one(store: Store, owned: Owned, effect: Planned) -> None:
     await store.sessions.commit(after, ending())
 
 
+async def lock_one(store: Store, name: str) -> LockKeys:
+    """Every script of the named locks: taken, waited for, renewed, handed on, given back; and as a quorum does it."""
+    lock, config = LockKeys("acme", name), LockConfig("pod-a")
+    line = Line(store.redis, store.notices, config, Errands())
+    first, second = new_id(), new_id()
+    await line.take(lock, first, 0)
+    waiting = asyncio.create_task(line.take(lock, second, 10))
+    while not (await store.redis.execute(Unit(lock.tag).command("HGET", lock.hash, "line")))[0]:
+        await asyncio.sleep(0)
+    assert await line.renew(lock, first) is not None
+    await line.release(lock, first)
+    assert (await waiting).token == second
+    await line.release(lock, second)
+    quorum = Quorum([store.redis], config, Errands())
+    tenure = await quorum.take(lock, new_id(), 0)
+    await quorum.release(lock, tenure.token)
+    return lock
+
+
+async def test_named_locks(store: Store, masters: list[redis_py.Redis]) -> None:
+    """Locks of one tenant are spread over all masters, and every key has its TTL, free or held."""
+    locks = await asyncio.gather(*(lock_one(store, f"order:{number}") for number in range(16)))
+    await Line(store.redis, store.notices, LockConfig("pod-a"), Errands()).take(locks[0], new_id(), 0)
+    assert {node_of(lock.tag) for lock in locks} == set(range(MASTERS))
+    for lock in locks:
+        assert 0 < masters[node_of(lock.tag)].ttl(lock.hash) <= 60
+
+
 async def upgrade_one(store: Store, masters: list[redis_py.Redis]) -> None:
     """A session of the version before."""
     want = message(new_session(), create=False)
@@ -214,12 +247,14 @@ async def test_the_whole_flow(store: Store, routed: Routed, masters: list[redis_
     for session in sessions:
         await converse(store, session, masters[node_of(session.tag)])
         await upgrade_one(store, masters)
+    await asyncio.gather(*(lock_one(store, session.id) for session in sessions))
     for session in sessions:
         assert await store.conversations.delete(session)
     seen = [watcher.read() for watcher in watchers]
     assert [watcher.undeclared for watcher in seen] == [[]] * MASTERS
     assert set[str]().union(*(watcher.seen for watcher in seen)) == set(routed.scripts)
-    per_session = set(routed.scripts) - {"lease", "renew", "watch", "upgrade"}
+    locking = {"lock_acquire", "lock_renew", "lock_release", "lock_raise"}
+    per_session = set(routed.scripts) - {"lease", "renew", "watch", "upgrade"} - locking
     assert all(watcher.seen >= per_session for watcher in seen)
 
 

@@ -174,6 +174,63 @@ def test_an_optional_context_is_no_argument_of_the_models() -> None:
     assert list(act.parameters["properties"]) == ["x"]
 
 
+# --- the lock ---------------------------------------------------------------------------------------------------------
+
+
+def locked(lock: str) -> FunctionTool:
+    """A tool with this lock."""
+
+    @tool(lock=lock)
+    async def pay(
+        ctx: ToolContext, order: str, to: Address | None = None, size: Size = Size.S, cents: int = 0, times: float = 1
+    ) -> None:
+        """Pay."""
+
+    return pay
+
+
+@pytest.mark.parametrize(
+    ("lock", "name"),
+    [
+        ("order:{order}", "order:A 1"),
+        ("{order}{order}", "A 1A 1"),
+        ("orders", "orders"),
+        ("{{{order}}}", "{A 1}"),
+        ("{size}/{cents}", "large/7"),
+        ("{to}", '{"city":"Rome","zip":"00100"}'),
+    ],
+)
+def test_the_name_of_a_call_s_lock(lock: str, name: str) -> None:
+    """Made of the arguments as they were parsed, defaults among them."""
+    made = locked(lock)
+    parsed = made.parse('{"order": "A 1", "to": {"zip": "00100", "city": "Rome"}, "size": "large", "cents": 7}')
+    assert made.lock_name(parsed) == name
+    assert made.lock == lock
+
+
+def test_no_lock_is_the_default() -> None:
+    assert ship.lock is None
+    assert ship.lock_name({"order": "a"}) is None
+
+
+def test_defaults_are_part_of_the_name() -> None:
+    made = locked("{size} {to} {cents}")
+    assert made.lock_name(made.parse('{"order": "a"}')) == "small null 0"
+
+
+@pytest.mark.parametrize(
+    "lock",
+    [
+        *("", "{", "}", "{order", "{}", "{0}", "{other}", "{ctx}", "{ctx.tenant}"),
+        *("{to.city}", "{to[city]}", "{order!r}", "{order:>9}", "{order:{size}}"),
+    ],
+)
+def test_a_lock_names_parameters_and_nothing_else(lock: str) -> None:
+    """Told at the declaration, not by a call that cannot find its lock."""
+    with pytest.raises(DeclarationError, match=r"tool pay: .*lock"):
+        locked(lock)
+
+
 # --- the arguments ----------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import pytest
 from redis.crc import key_slot
 
 from agentrt.store.keys import (
+    LockKeys,
     QueueKeys,
     SessionKeys,
     derive_id,
@@ -120,3 +121,17 @@ def test_lease_member_round_trip() -> None:
 def test_a_foreign_lease_member_is_refused(member: bytes) -> None:
     with pytest.raises(ValueError, match="unpack"):
         parse_lease_member(member)
+
+
+def test_the_key_of_a_named_lock() -> None:
+    """The hash of the name, whatever the name; a slot of its own for each tenant and name."""
+    lock = LockKeys("acme", "order:4711")
+    assert lock.hash == b"agentrt:{acme/lock:%b}" % hashlib.sha256(b"order:4711").hexdigest().encode()
+    assert key_slot(lock.hash) == key_slot(lock.tag)
+    assert len({LockKeys(tenant, name).hash for tenant in ("a", "b") for name in ("", "x", "}", "é", "\ud800")}) == 10
+
+
+@pytest.mark.parametrize("tenant", ["", "a/lock:b", "a}", "é"])
+def test_a_lock_wants_a_tenant(tenant: str) -> None:
+    with pytest.raises(ValueError, match="not a tenant"):
+        LockKeys(tenant, "order")

@@ -14,7 +14,7 @@ from agentrt.errors import ScriptError
 from agentrt.store.scripts import Script, load, load_all, pack
 
 SCRIPTS = load_all()
-PIECES = {"ownership", "waiters", "log", "doubts"}
+PIECES = {"ownership", "waiters", "log", "doubts", "line"}
 """Files that are only included."""
 
 HEADER = "-- probe: a script for this test\n-- KEYS first second\n-- ARGV one two ...rest\n"
@@ -86,6 +86,24 @@ def test_packed_call() -> None:
     assert script.pack((b"k1", b"k2"), ("t", 9), two=b"\xff", one="1") == expected
     assert expected.startswith(b"*9\r\n$7\r\nEVALSHA\r\n$40\r\n")
     assert script.pack_load() == pack("SCRIPT", "LOAD", script.source)
+
+
+def test_a_prepared_call_is_the_same_call() -> None:
+    """Packed in part beforehand, for scripts of one key: the bytes are those of `pack`."""
+    script = SCRIPTS["lock_release"]
+    prepared = script.prepare(ttl=60)
+    for key, token in ((b"k", "t"), (b"", ""), (b"k" * 100, "é")):
+        assert prepared.pack(key, token) == script.pack((key,), token=token, ttl=60)
+    assert script.prepare(ttl="$0\r\n\r\n").pack(b"k", "t") == script.pack((b"k",), token="t", ttl="$0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "constants"),
+    [("lock_release", {}), ("lock_release", {"token": "t", "ttl": 1}), ("lock_release", {"tll": 1}), ("plan", {})],
+)
+def test_what_cannot_be_prepared(name: str, constants: dict[str, Any]) -> None:
+    with pytest.raises(ScriptError, match="prepared"):
+        SCRIPTS[name].prepare(**constants)
 
 
 @pytest.mark.parametrize(

@@ -81,3 +81,21 @@ def test_describe_lists_every_setting_once() -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings.from_env({}).max_runs = 5  # type: ignore[misc]
+
+
+def test_lock_urls_are_an_odd_list() -> None:
+    """None: locks are on the state Redis. The settings hold the list as it was given."""
+    assert Settings.from_env({}).lock_urls == ()
+    assert Settings.from_env({"AGENTRT_LOCK_REDIS_URLS": " , "}).lock_urls == ()
+    three = Settings.from_env({"AGENTRT_LOCK_REDIS_URLS": "redis://a, redis://b,redis://c,"})
+    assert three.lock_urls == ("redis://a", "redis://b", "redis://c")
+    assert Settings.from_env({"AGENTRT_LOCK_REDIS_URLS": "redis://a"}).lock_urls == ("redis://a",)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [("redis://a,redis://b", "odd number of Redis, not 2"), ("redis://a,redis://b,redis://a", "named twice")],
+)
+def test_a_list_of_lock_urls_without_a_majority(wrong: str, complaint: str) -> None:
+    with pytest.raises(SettingsError, match=f"AGENTRT_LOCK_REDIS_URLS: .*{complaint}"):
+        Settings.from_env({"AGENTRT_LOCK_REDIS_URLS": wrong})

@@ -12,6 +12,7 @@ from agentrt.store.doubts import Doubts
 from agentrt.store.events import Events
 from agentrt.store.journal import Journal
 from agentrt.store.leases import Leases
+from agentrt.store.locks import Locks
 from agentrt.store.notices import Notices
 from agentrt.store.ownership import StoreConfig
 from agentrt.store.sessions import Sessions
@@ -31,6 +32,7 @@ class Services:
     doubts: Doubts
     events: Events
     leases: Leases
+    locks: Locks
     notices: Notices
     models: Callable[[str], Model]
     telemetry: Telemetry

@@ -25,7 +25,7 @@ from agentrt.store.handover import TakenOver, take_over
 from agentrt.store.multiplexer import Multiplexer, MultiplexerLimits, RedisReplyError
 from agentrt.store.scripts import Operand, Script, load_all, pack
 
-__all__ = ["DOWN", "Redis", "RedisOptions", "Sent", "Unit", "new_connection", "new_pool"]
+__all__ = ["DOWN", "Redis", "RedisOptions", "Sent", "Unit", "check_url", "new_connection", "new_pool"]
 
 DOWN = frozenset(
     {"READONLY", "LOADING", "MISCONF", "OOM", "NOREPLICAS", "CLUSTERDOWN", "MASTERDOWN", "BUSY"}
@@ -65,6 +65,12 @@ class Unit:
         self.count += 1
         return self
 
+    def packed(self, command: bytes) -> Unit:
+        """Add a script that is packed already, see `Script.prepare`."""
+        self._parts.append(command)
+        self.count += 1
+        return self
+
     def command(self, *command: Operand) -> Unit:
         """Add a command that may be repeated without harm: a read, an UNLINK."""
         self._parts.append(pack(*command))
@@ -75,6 +81,14 @@ class Unit:
     def data(self) -> bytes:
         """The packed commands."""
         return self._parts[0] if self.count == 1 else b"".join(self._parts)
+
+
+def check_url(url: str, setting: str) -> None:
+    """Raises `SettingsError` that names `setting` when redis-py could not even try to connect to `url`."""
+    try:
+        parse_url(url)
+    except ValueError as error:
+        raise SettingsError(f"{setting}: {error}") from error
 
 
 def new_pool(options: RedisOptions) -> ConnectionPool:

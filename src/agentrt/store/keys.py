@@ -43,6 +43,17 @@ session TTL (`AGENTRT_SESSION_TTL_S`) from the last begin, commit or append, and
                                        at 0, stream ids may not), field `e` = JSON frames, one a line. TTL
                                        `AGENTRT_EVENTS_TTL_S`                               emit plan record commit
 
+Lock slot `{t/lock:h}`; h = SHA-256 of the lock's name, in hex. Shared by all sessions of the tenant. With
+`AGENTRT_LOCK_REDIS_URLS` the key is on each of those Redis, without a line; else on the state Redis.
+
+  agentrt:{t/lock:h}            HASH   a named lock. TTL from the last acquire, renewal or hand-on: 60 s or two lock
+                                       times, an hour on a quorum (how long a fence from another node's clock is known
+                                       there); a key that went is no harm to the fence
+                                                              lock_acquire lock_renew lock_release lock_raise
+      holder       token of whoever has it; absent when free   until          its deadline, ms
+      fence        last fence minted, never below Redis time in µs: it grows even when the key was gone
+      line         JSON [[token, pod, last asked ms], ...], first in first out, bounded; empty or absent for none
+
 Queue slot `{q:N}`:
 
   agentrt:{q:N}:leases          ZSET   member tenant/session/run/owner-token, score = deadline in ms, Redis time.
@@ -56,7 +67,8 @@ Queue slot `{q:N}`:
 Pod-owned keys:
 
   agentrt:{pod:<pod>}:probe     STRING what the readiness probe writes and reads; TTL 60 s
-  agentrt:pod:<pod>             pub/sub channel: JSON [kind, session, run], a hint only, polls stand behind it
+  agentrt:pod:<pod>             pub/sub channel: JSON [granted | logged | cancel, session, run] or
+                                [lock, key of the lock, token that it was handed to]; a hint only, polls stand behind it
 """
 
 from __future__ import annotations
@@ -68,6 +80,7 @@ from functools import cached_property
 
 __all__ = [
     "ID",
+    "LockKeys",
     "QueueKeys",
     "RunKeys",
     "SessionKeys",
@@ -159,6 +172,20 @@ class SessionKeys:
     def run(self, run: str) -> RunKeys:
         """The keys of one of the session's runs."""
         return RunKeys(self.hash, run)
+
+
+class LockKeys:
+    """The key of one named lock of a tenant. The name may be anything: only its hash gets into the key."""
+
+    __slots__ = ("hash", "name", "tag")
+
+    def __init__(self, tenant: str, name: str) -> None:
+        if not is_name(tenant):
+            raise ValueError(f"not a tenant: {tenant!r}")
+        self.name = name
+        digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
+        self.tag = f"{tenant}/lock:{digest}".encode()
+        self.hash = b"agentrt:{%b}" % self.tag
 
 
 class QueueKeys:

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
+from collections.abc import Callable
 
+import hiredis
 import orjson
-from redis.asyncio.client import PubSub
-from redis.exceptions import RedisError
 
-from agentrt.store.connection import Redis, RedisOptions, Unit, new_pool
+from agentrt.errors import StoreUnavailable
+from agentrt.store.connection import Redis, RedisOptions, Unit, new_connection
+from agentrt.store.handover import take_over
 from agentrt.store.keys import pod_channel
+from agentrt.store.scripts import pack
 from agentrt.tasks import end
 
 __all__ = ["Notices"]
 
+log = logging.getLogger("agentrt.notices")
+
 _RECONNECT_S = 0.5
-_READ_S = 1.0
-_DEAF_AFTER = 3
-"""Reads in a row without even the answer to a ping: the connection is half open."""
+_SILENCE_S = 2.0
+"""A subscription that has said nothing for this long is pinged; when it says nothing for as long again, it is dead."""
+_PING = pack("PING")
 
 
 class Notices:
-    """Listens on this pod's channel and wakes whoever waits for a (session, run)."""
+    """Listens on this pod's channel and wakes whoever waits: for a run (`granted`, `logged`, `cancel`), or in the line
+    of a named lock (`lock`, which names the token that it was handed to)."""
 
     def __init__(self, redis: Redis, options: RedisOptions, pod: str) -> None:
         self._redis = redis
@@ -41,18 +48,18 @@ class Notices:
         """Stop listening."""
         await end(self._task)
 
-    def subscribe(self, run: str) -> asyncio.Event:
-        """An event that is set whenever something is said about `run`; give it back with `unsubscribe`."""
+    def subscribe(self, subject: str) -> asyncio.Event:
+        """An event that is set whenever something is said about a run, or a waiter's token; see `unsubscribe`."""
         event = asyncio.Event()
-        self._waiting[run].add(event)
+        self._waiting[subject].add(event)
         return event
 
-    def unsubscribe(self, run: str, event: asyncio.Event) -> None:
+    def unsubscribe(self, subject: str, event: asyncio.Event) -> None:
         """Forget the event."""
-        events = self._waiting[run]
+        events = self._waiting[subject]
         events.discard(event)
         if not events:
-            del self._waiting[run]
+            del self._waiting[subject]
 
     async def listening(self, pod: str) -> bool:
         """Whether a pod's own subscription stands. A killed pod's is gone at once, long before its leases run out."""
@@ -61,36 +68,75 @@ class Notices:
         return int(reply[1]) > 0
 
     def _wake(self, data: bytes) -> None:
-        kind, _session, run = orjson.loads(data)
+        kind, _where, subject = orjson.loads(data)
         if kind == "cancel":
-            self.cancelled.add(run)
-        for event in self._waiting.get(run, ()):
+            self.cancelled.add(subject)
+        for event in self._waiting.get(subject, ()):
             event.set()
 
     async def _listen(self) -> None:
         pause_s = 0.0
         while True:
-            pool = new_pool(self._options)
-            pubsub = PubSub(pool)
+            ear = _Ear(self._wake)
             try:
-                await pubsub.subscribe(self._channel)
-                pause_s, silent = 0.0, 0
-                while True:
-                    message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=_READ_S)
-                    silent = 0 if message is not None else silent + 1
-                    if silent == _DEAF_AFTER:
-                        raise OSError("the subscription does not answer")
-                    if message is None:
-                        await pubsub.ping()
-                    elif message["type"] == "message":  # the answer to a ping comes this way too
-                        self._wake(message["data"])
-            except (RedisError, OSError):
-                # What was missed meanwhile is found by the polls behind every wait.
-                for events in self._waiting.values():
-                    for event in events:
-                        event.set()
-                await asyncio.sleep(pause_s)
-                pause_s = _RECONNECT_S  # the first time at once: others take silence for death
-            finally:
-                await pubsub.aclose()  # type: ignore[no-untyped-call]
-                await pool.disconnect()
+                await self._hear(ear)
+            except (StoreUnavailable, OSError) as error:
+                log.debug("no subscription: %s", error)
+            # What was missed meanwhile is found by the polls behind every wait.
+            for events in self._waiting.values():
+                for event in events:
+                    event.set()
+            if ear.subscribed:
+                pause_s = 0.0
+            await asyncio.sleep(pause_s)
+            pause_s = _RECONNECT_S  # the first time at once: others take silence for death
+
+    async def _hear(self, ear: _Ear) -> None:
+        """One connection, until it breaks or falls silent."""
+        link = await take_over(new_connection(self._options), ear)
+        try:
+            link.transport.write(pack("SUBSCRIBE", self._channel))
+            while True:
+                ear.heard = False
+                try:
+                    async with asyncio.timeout(_SILENCE_S):
+                        await ear.closed.wait()
+                        return
+                except TimeoutError:
+                    if not ear.heard:  # not even the answer to the last ping: half open
+                        return
+                    link.transport.write(_PING)
+        finally:
+            link.transport.abort()
+            await link.close()
+
+
+class _Ear(asyncio.Protocol):
+    """Receives what is said on a subscription. redis-py's own way costs more than all the rest of a wake-up."""
+
+    def __init__(self, wake: Callable[[bytes], None]) -> None:
+        self._wake = wake
+        self._reader = hiredis.Reader()
+        self.previous: asyncio.BaseProtocol | None = None
+        self.closed = asyncio.Event()
+        self.subscribed = False
+        self.heard = False
+
+    def data_received(self, data: bytes) -> None:
+        self.heard = True
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not False:
+                if type(reply) is not list:  # an error: not allowed to listen
+                    self.closed.set()
+                elif reply[0] == b"message":
+                    self._wake(reply[2])
+                elif reply[0] == b"subscribe":
+                    self.subscribed = True
+        except (hiredis.ProtocolError, ValueError):  # bytes that are not Redis', a notice that is not ours
+            self.closed.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed.set()
+        if self.previous is not None:  # redis-py's own protocol waits for this to close its writer
+            self.previous.connection_lost(exc)

@@ -23,7 +23,7 @@ import hiredis
 
 from agentrt.errors import ScriptError
 
-__all__ = ["Operand", "Script", "load", "load_all", "pack"]
+__all__ = ["Operand", "Prepared", "Script", "load", "load_all", "pack"]
 
 Operand = bytes | str | int
 
@@ -75,9 +75,32 @@ class Script:
             raise ScriptError(f"{self.name}: unknown operands {sorted(set(argv) - set(self.argv))}")
         return pack(*self._head, *keys, *values, *tail)
 
+    def prepare(self, **constants: Operand) -> Prepared:
+        """This script of one key with all operands but the first given once and for all."""
+        rest = self.argv[1:]
+        if len(self.keys) != 1 or self.open_tail or set(constants) != set(rest):
+            raise ScriptError(f"{self.name}: cannot be prepared with {sorted(constants)}")
+        return Prepared(self, [constants[name] for name in rest])
+
     def pack_load(self) -> bytes:
         """The packed SCRIPT LOAD command."""
         return pack("SCRIPT", "LOAD", self.source)
+
+
+class Prepared:
+    """A script that is sent often: what is the same every time is packed once."""
+
+    __slots__ = ("_head", "_tail")
+
+    def __init__(self, script: Script, constants: Sequence[Operand]) -> None:
+        whole = pack(*script._head, b"", b"", *constants)
+        blank = b"$0\r\n\r\n" * 2
+        self._head, _, self._tail = whole.partition(blank)
+
+    def pack(self, key: bytes, operand: str) -> bytes:
+        """The packed EVALSHA command with its key and its first operand."""
+        raw = operand.encode()
+        return b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n%b" % (self._head, len(key), key, len(raw), raw, self._tail)
 
 
 def _read(name: str) -> str:

@@ -7,6 +7,7 @@ import contextvars
 import functools
 import inspect
 import re
+import string
 import typing
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,6 +38,7 @@ class FunctionTool:
         timeout_s: float,
         name: str | None,
         *,
+        lock: str | None = None,
         approval: bool = False,
         in_doubt: Literal["tell", "block"] = "tell",
         key_ttl_s: float | None = None,
@@ -67,6 +69,9 @@ class FunctionTool:
             raise DeclarationError(f"tool {self.name}: no JSON schema: {error}") from error
         schema.pop("title", None)
         self.parameters: dict[str, Any] = schema
+        self.lock = lock
+        """Template of the named lock that a call holds, such as `order:{order_id}`; None for no lock."""
+        self._lock_parts = [] if lock is None else _lock_parts(lock, self._model, self.name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The function itself, for tests and for calling it from other code."""
@@ -99,6 +104,17 @@ class FunctionTool:
             )
             raise ToolError(f"Invalid arguments for {self.name}: {faults}") from None
         return {name: getattr(parsed, name) for name in type(parsed).model_fields}
+
+    def lock_name(self, arguments: dict[str, Any]) -> str | None:
+        """The named lock of a call with these parsed arguments; None where the tool is declared without one.
+
+        Two calls whose arguments read alike in the template share a lock; that costs time, never exclusion.
+        """
+        if self.lock is None:
+            return None
+        return "".join(
+            literal + ("" if field is None else _as_part(arguments[field])) for literal, field in self._lock_parts
+        )
 
     async def call(self, ctx: ToolContext, arguments: dict[str, Any], late: Callable[[str], None]) -> str:
         """Run the function; a sync one in a thread, which nothing can stop: what it returns then goes to `late`."""
@@ -137,6 +153,30 @@ def _came_late(loop: asyncio.AbstractEventLoop, late: Callable[[str], None], don
     if done.exception() is None:
         with suppress(RuntimeError):  # the pod is gone by now
             loop.call_soon_threadsafe(late, _as_text(done.result()))
+
+
+def _lock_parts(template: str, model: type[BaseModel], name: str) -> list[tuple[str, str | None]]:
+    """(text, parameter that follows it) of a lock's template. Only plain names of parameters may stand in braces."""
+    try:
+        parts = [
+            (literal, field, bool(spec or conversion))
+            for literal, field, spec, conversion in string.Formatter().parse(template)
+        ]
+    except ValueError as error:
+        raise DeclarationError(f"tool {name}: lock {template!r}: {error}") from error
+    if not parts:
+        raise DeclarationError(f"tool {name}: a lock needs a name")
+    for _, field, formatted in parts:
+        if field is not None and (formatted or field not in model.model_fields):
+            raise DeclarationError(
+                f"tool {name}: lock {template!r}: {{{field}}} is not just a parameter of the function"
+            )
+    return [(literal, field) for literal, field, _ in parts]
+
+
+def _as_part(value: Any) -> str:
+    """A value in the name of a lock: the same value gives the same text on every pod."""
+    return value if type(value) is str else pydantic_core.to_json(value, fallback=str).decode().strip('"')
 
 
 def _as_text(value: Any) -> str:
@@ -188,6 +228,7 @@ def tool(
     effect: Effect = Effect.AT_MOST_ONCE,
     timeout: float = 30.0,
     name: str | None = None,
+    lock: str | None = None,
     approval: bool = False,
     in_doubt: Literal["tell", "block"] = "tell",
     key_ttl: float | None = None,
@@ -199,6 +240,7 @@ def tool(
     effect: Effect = Effect.AT_MOST_ONCE,
     timeout: float = 30.0,
     name: str | None = None,
+    lock: str | None = None,
     approval: bool = False,
     in_doubt: Literal["tell", "block"] = "tell",
     key_ttl: float | None = None,
@@ -206,7 +248,8 @@ def tool(
     """Make a tool of a function, sync or async.
 
     Its type hints become the JSON schema, its docstring the description; a parameter of type `ToolContext` gets the
-    context. `effect` says what the tool does to the world; `timeout` is in seconds.
+    context. `effect` says what the tool does to the world; `timeout` is in seconds. `lock` names what calls must not
+    touch at the same time, with parameters in braces: `order:{order_id}`; it is shared by all sessions of the tenant.
 
     `approval`: somebody must approve each call. `in_doubt`: while the outcome of a call is unknown, `tell` lets the
     session go on without this tool, `block` holds up the session until it is resolved. `key_ttl`: how many seconds the
@@ -214,6 +257,8 @@ def tool(
     """
 
     def make(declared: Callable[..., Any]) -> FunctionTool:
-        return FunctionTool(declared, effect, timeout, name, approval=approval, in_doubt=in_doubt, key_ttl_s=key_ttl)
+        return FunctionTool(
+            declared, effect, timeout, name, lock=lock, approval=approval, in_doubt=in_doubt, key_ttl_s=key_ttl
+        )
 
     return make(function) if function is not None else make
