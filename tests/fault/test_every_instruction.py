@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from agentrt.runtime.effects import IN_DOUBT_TEXT
+from agentrt.runtime.calls import IN_DOUBT_TEXT
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
 from tests.http.conftest import NO_TLS

@@ -13,8 +13,8 @@ import redis.asyncio
 from redis import exceptions
 
 from agentrt.errors import StoreUnavailable
-from agentrt.runtime.effects import Effects
 from agentrt.runtime.heartbeat import Heartbeat
+from agentrt.runtime.intents import Intents
 from agentrt.store import scripts
 from agentrt.store.connection import Redis, Unit
 
@@ -79,7 +79,7 @@ def renewal() -> None:
         await asyncio.Event().wait()
 
     Heartbeat._beat = never  # type: ignore[method-assign, assignment]
-    Effects._keep = never  # type: ignore[method-assign, assignment]
+    Intents._keep = never  # type: ignore[method-assign, assignment]
 
 
 def retries() -> None:

@@ -13,8 +13,9 @@ from typing import Any
 from agentrt.agent import Tool
 from agentrt.errors import ToolError
 from agentrt.models.base import ToolCall
+from agentrt.runtime.calls import Call
 from agentrt.runtime.clock import wall_ms
-from agentrt.runtime.effects import Call, Effects
+from agentrt.runtime.effects import Effects
 from agentrt.runtime.insist import insist
 from agentrt.runtime.output import Output
 from agentrt.store.journal import Journal

@@ -7,111 +7,56 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from typing import Any
 
 from agentrt.agent import Agent, Effect, Tool, ToolContext
-from agentrt.errors import AgentrtError, StoreUnavailable, ToolError
-from agentrt.runtime.clock import boottime_ms, wall_ms
+from agentrt.errors import LockLost, LockTimeout, ToolError
+from agentrt.runtime.calls import IN_DOUBT_TEXT, Call, may_have_left, next_move
+from agentrt.runtime.clock import wall_ms
 from agentrt.runtime.insist import insist
-from agentrt.store.journal import Intent, Journal, Outcome, Planned, fingerprint
+from agentrt.runtime.intents import Intents
+from agentrt.runtime.outcomes import Examination, Outcomes
+from agentrt.runtime.services import Services
+from agentrt.store.journal import Intent, Outcome, Planned, fingerprint
+from agentrt.store.keys import derive_id
 from agentrt.store.ownership import Owned
 
-__all__ = ["IN_DOUBT_TEXT", "Call", "Effects", "next_move"]
+__all__ = ["Effects"]
 
 log = logging.getLogger("agentrt.effects")
 
-IN_DOUBT_TEXT = (
-    "The outcome of this call is unknown: it may or may not have taken effect. It is under examination. "
-    "Do not repeat the call, and do not assume either result."
-)
-_CUT = "\n[cut: the output was longer than allowed]"
-_MARGIN_MS = 2_000
-"""A lock counts as lost this long before its deadline (a tenth of it for short ones): what is sent after that may
-overlap with another pod."""
-_PAUSE_S = 0.2
 _STOP_S = 5.0
 """How long a tool may take to give up when it is cancelled; then it is left behind."""
 
-
-@dataclass(slots=True)
-class Call:
-    """One tool call of a step. `outcome` is there once it is known; `intent` is what a dead owner left open."""
-
-    planned: Planned
-    tool: Tool | None
-    arguments: dict[str, Any] | None = None
-    outcome: Outcome | None = None
-    intent: Intent | None = None
-    intended: bool = False
-    """This owner's intent is in the journal."""
-
-    def forgotten(self, now_ms: int) -> bool:
-        """Whether the downstream no longer knows the call's key, if it ever saw it."""
-        ttl_s = self.tool.key_ttl_s if self.tool is not None else None
-        return ttl_s is not None and now_ms - self.planned.at > ttl_s * 1000
-
-    @property
-    def doubt(self) -> Literal["", "tell", "block"]:
-        """What its outcome means for the session: nothing, that the tool is refused, or that all is."""
-        if self.outcome is None or self.outcome.state != "in_doubt":
-            return ""
-        return self.tool.in_doubt if self.tool is not None else "tell"
+_BESIDE: set[asyncio.Task[None]] = set()
+"""Writes that nobody waits for; each ends by itself."""
 
 
-def next_move(call: Call, holder: str, now_ms: int) -> Literal["settled", "run", "run_after_lock", "judge_after_lock"]:
-    """What is to be done with a call, by what the journal says of it. Pure; DESIGN's crash table.
-
-    `holder` is the token of the present owner: an intent of its own is no riddle. An idempotent call whose key the
-    downstream may have forgotten by `now_ms` is judged like one that must not happen twice.
-    """
-    if call.outcome is not None:
-        return "settled"
-    if call.intent is None or call.intent.holder == holder:
-        return "run"
-    match call.planned.effect:
-        case Effect.READ_ONLY:
-            return "run"
-        case Effect.IDEMPOTENT if not call.forgotten(now_ms):
-            return "run_after_lock"
-    return "judge_after_lock"
+def _beside(write: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.get_running_loop().create_task(write)
+    _BESIDE.add(task)
+    task.add_done_callback(_written)
 
 
-_KEEPING: set[asyncio.Task[None]] = set()
-"""Writes of late results; each ends by itself."""
-
-
-def _kept(task: asyncio.Task[None]) -> None:
-    _KEEPING.discard(task)
+def _written(task: asyncio.Task[None]) -> None:
+    _BESIDE.discard(task)
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.warning("a late result could not be kept: %s", type(error).__name__)
-
-
-def _on_the_way(error: BaseException | None) -> bool:
-    """Whether an exception comes from the way to the downstream: then what left may have arrived."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, OSError):  # time-outs and broken connections are
-            return True
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return False
+        log.warning("a write beside a run failed: %s: %s", type(error).__name__, error)
 
 
 class Effects:
-    """Runs calls for one owned run."""
+    """Runs the calls of one step of an owned run."""
 
-    def __init__(self, journal: Journal, agent: Agent, owned: Owned, pod: str, deps: Any, lock_ms: int) -> None:
-        self._journal = journal
+    def __init__(self, services: Services, agent: Agent, owned: Owned) -> None:
+        config = services.config
+        self._services = services
+        self._journal = services.journal
         self._limits = agent.limits
         self._owned = owned
-        self._pod = pod
-        self._deps = deps
-        self._lock_ms = lock_ms
-        self._deadline_ms = 0.0
-        self._intending = asyncio.Lock()
-        self._keeper: asyncio.Task[None] | None = None
+        self._outcomes = Outcomes(agent.limits, config.pod, owned.attempt)
+        self._intents = Intents(services.journal, owned, config.lock_ms, self.stop)
+        self._examination = Examination(self._outcomes, self._intents)
         self._failure: BaseException | None = None
         self._running: dict[asyncio.Task[Outcome], Call] = {}
 
@@ -128,34 +73,32 @@ class Effects:
         else:
             try:
                 call.arguments = call.tool.parse(planned.arguments)
+                call.lock = call.tool.lock_name(call.arguments)
             except ToolError as error:
                 problem = str(error)
         if problem is not None:
             # A pod that knew the tool may have made the call: then it is not for this one to say that it failed.
             happened = intent is not None and planned.effect != Effect.READ_ONLY
-            call.outcome = self._in_doubt() if happened else self._failed(problem)
+            call.outcome = self._outcomes.in_doubt() if happened else self._outcomes.failed(problem)
         return call
 
     def deny(self, call: Call, reason: str) -> None:
         """Somebody was asked and did not approve: the call does not happen."""
-        call.outcome = self._failed(f"The call was not approved. {reason}".strip())
+        call.outcome = self._outcomes.failed(f"The call was not approved. {reason}".strip())
 
     def refuse(self, call: Call) -> None:
         """An earlier call of its tool in this session is in doubt: the call does not happen."""
         if call.outcome is None:
-            call.outcome = self._failed(IN_DOUBT_TEXT)
+            call.outcome = self._outcomes.failed(IN_DOUBT_TEXT)
 
     def start_now(self, calls: Sequence[Call]) -> list[Call]:
-        """The calls that start as soon as they are planned; the others wait for a free place, only planned."""
-        ready = [call for call in calls if call.outcome is None and call.intent is None]
+        """The calls that start as soon as they are planned; who waits for a place or a lock is only planned."""
+        ready = [call for call in calls if call.outcome is None and call.intent is None and call.lock is None]
         return ready[: self._limits.calls_in_parallel]
 
     def intended(self, calls: Sequence[Call], sent_at_ms: float) -> None:
         """The plan, sent at `sent_at_ms` (boot time), made these calls `intended`."""
-        for call in calls:
-            call.intended = True
-        if calls:
-            self._held_since(sent_at_ms)
+        self._intents.planned(calls, sent_at_ms)
 
     async def settle(self, calls: Sequence[Call]) -> AsyncGenerator[list[Call], None]:
         """Run what is not settled; yields the calls that got their outcome, those of one tick together.
@@ -173,6 +116,8 @@ class Effects:
                 done = await self._next_done()
                 if done:
                     yield done
+                for call in done:
+                    self._release(call)
         finally:
             await self._end()
 
@@ -183,59 +128,15 @@ class Effects:
         for task in self._running:
             task.cancel()
 
-    # --- the locks ------------------------------------------------------------------------------------------------
-
-    def _held_since(self, sent_at_ms: float) -> None:
-        drift_ms = self._lock_ms * 0.01 + 2
-        self._deadline_ms = sent_at_ms + self._lock_ms - drift_ms
-        if self._keeper is None:
-            self._keeper = asyncio.get_running_loop().create_task(self._keep())
-
-    def _left_s(self) -> float:
-        """How long what runs may go on running."""
-        return (self._deadline_ms - min(_MARGIN_MS, self._lock_ms / 10) - boottime_ms()) / 1000
-
-    async def _intend(self, calls: Sequence[Call] = ()) -> None:
-        """Take the locks of `calls` and move those of all that run: one deadline holds for all of them."""
-        async with self._intending:
-            held = [call for call in self._running.values() if call.intended and call not in calls]
-            sent_at_ms = boottime_ms()
-            await self._journal.intend(self._owned, [call.planned.key for call in (*held, *calls)])
-            for call in calls:
-                call.intended = True
-            self._held_since(sent_at_ms)
-
-    async def _keep(self) -> None:
-        """Move the deadline every third of it, also while the turn waits for something else."""
-        try:
-            while True:
-                renew_at_ms = self._deadline_ms - self._lock_ms * 2 / 3
-                await asyncio.sleep(max(0.0, renew_at_ms - boottime_ms()) / 1000)
-                await self._renew()
-        except AgentrtError as error:
-            self.stop(error)
-
-    async def _renew(self) -> None:
-        """Raises `StoreUnavailable` when the deadline could not be moved in time, `OwnershipLost`."""
-        while (left_s := self._left_s()) > 0:
-            try:
-                async with asyncio.timeout(left_s):
-                    return await self._intend()
-            except TimeoutError:
-                break
-            except StoreUnavailable:
-                await asyncio.sleep(min(_PAUSE_S, max(0.0, self._left_s())))
-        raise StoreUnavailable("the locks of running calls could not be renewed in time")
-
     # --- running --------------------------------------------------------------------------------------------------
 
     async def _start(self, waiting: list[Call]) -> None:
         """Start as many calls as there are free places; one write makes them intended."""
         free = self._limits.calls_in_parallel - len(self._running)
         starting = waiting[: max(0, free)]
-        unmarked = [call for call in starting if not call.intended and self._plain(call)]
+        unmarked = [call for call in starting if not call.intended and call.lock is None and self._plain(call)]
         if unmarked:
-            await insist(lambda: self._intend(unmarked))
+            await insist(lambda: self._intents.take(unmarked))
         if self._failure is not None:
             raise self._failure
         del waiting[: len(starting)]
@@ -252,6 +153,7 @@ class Effects:
         done = []
         for task in finished:
             call = self._running.pop(task)
+            self._intents.drop(call)
             if task.cancelled():
                 continue
             if (error := task.exception()) is not None:
@@ -264,14 +166,20 @@ class Effects:
         return done
 
     async def _end(self) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
-            self._keeper = None
+        self._intents.end()
         for task in self._running:
             task.cancel()
         if self._running:
             await asyncio.wait(self._running, timeout=_STOP_S)
+        for call in self._running.values():
+            self._release(call)
         self._running.clear()
+
+    def _release(self, call: Call) -> None:
+        """Give a named lock back, when the outcome is recorded or this pod has stopped; nobody waits for it."""
+        if call.held is not None:
+            _beside(call.held.release())
+            call.held = None
 
     async def _outcome(self, call: Call) -> Outcome:
         """The outcome of one call, after whatever its journal asks for first."""
@@ -279,10 +187,34 @@ class Effects:
         if move.endswith("after_lock"):
             await self._wait_for_lock(call)
             if move == "judge_after_lock":
-                judged = await self._judge(call)
+                judged = await self._examination.after_a_death(call, self._context(call))
                 if judged is not None:
                     return judged
-            await insist(lambda: self._intend([call]))
+        if call.lock is not None:
+            return await self._execute_locked(call, call.lock)
+        if not call.intended:
+            await insist(lambda: self._intents.take([call]))
+        return await self._execute(call)
+
+    async def _execute_locked(self, call: Call, name: str) -> Outcome:
+        """Acquire, intend, call; the lock goes when the turn has recorded the outcome."""
+        task = asyncio.current_task()
+        assert task is not None and call.tool is not None
+        tenant, wait_s = self._owned.session.tenant, call.tool.timeout_s
+        token = derive_id(self._owned.token, call.planned.key)
+        try:
+            held = call.held = await insist(lambda: self._services.locks.acquire(tenant, name, token, wait_s))
+        except LockTimeout:
+            return self._outcomes.failed("What this call needs is in use by another one; the call was not made.")
+        held.tell(task.cancel)
+        try:
+            await insist(lambda: self._intents.take([call]))
+            held.check()
+        except (asyncio.CancelledError, LockLost):
+            if not held.lost.is_set():
+                raise
+            task.uncancel()
+            return self._outcomes.failed("The lock of this call was lost; the call was not made.")
         return await self._execute(call)
 
     async def _wait_for_lock(self, call: Call) -> None:
@@ -293,73 +225,37 @@ class Effects:
         if left_ms > 0:
             await asyncio.sleep(left_ms / 1000)
 
-    async def _judge(self, call: Call) -> Outcome | None:
-        """What became of an at_most_once call whose owner died; None: it did not happen, run it."""
-        seen = await self._ask(call)
-        if seen is None and not (call.tool and call.tool.conclusive):
-            return self._in_doubt()
-        return seen
-
-    async def _ask(self, call: Call) -> Outcome | None:
-        """What the tool's hook sees of the call outside: recorded, in doubt where it cannot say, None for nothing."""
-        tool = call.tool
-        if tool is None or call.arguments is None or tool.conclusive is None:
-            return self._in_doubt()
-        try:
-            async with asyncio.timeout(tool.timeout_s):
-                seen = await tool.ask(self._context(call), call.arguments)
-        except Exception as error:  # noqa: BLE001 - the author's code: whatever it raises, the outcome stays unknown
-            log.warning("reconcile of %s failed: %s", tool.name, type(error).__name__)
-            return self._in_doubt()
-        return None if seen is None else self._recorded(seen)
-
     async def _execute(self, call: Call) -> Outcome:
         tool, arguments = call.tool, call.arguments
         assert tool is not None and arguments is not None
         # The last look before the call leaves: a pod that was paused since its intent must take it anew, or stop.
-        if self._left_s() <= 0:
-            await insist(lambda: self._intend([call]))
+        if self._intents.left_s <= 0:
+            await insist(lambda: self._intents.take([call]))
         limit = asyncio.timeout(tool.timeout_s)
         try:
             async with limit:
-                return self._recorded(await tool.call(self._context(call), arguments, self._late_to(call)))
+                output = await tool.call(self._context(call), arguments, self._late_to(call))
+            return self._outcomes.recorded(output)
         except ToolError as error:
-            return self._failed(str(error))
-        except (Exception, asyncio.CancelledError) as error:  # the author's code: its type is told, its text is not
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise  # the runtime stops the call; anything else is a cancellation of the tool's own making
-            what = f"failed with {type(error).__name__}"
-            if limit.expired():
-                what = f"did not answer within {tool.timeout_s:g} s"
-            log.warning("tool %s %s", tool.name, what)
-            if call.planned.effect == Effect.READ_ONLY:
-                return self._failed(f"The tool {what}.")
-            if limit.expired() or _on_the_way(error):
-                return await self._unknown(call, f"The tool {what}.")
-            return await self._broken(call, f"The tool {what}.")
+            return self._outcomes.failed(str(error))
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the author's code: only its type is told
+            return await self._ended_by(call, error, limit.expired())
 
-    async def _broken(self, call: Call, what: str) -> Outcome:
-        """The author's code failed: the hook may know better, else it failed, before or after its effect."""
-        if call.tool is not None and call.tool.conclusive is not None:
-            seen = await self._ask(call)
-            if seen is not None and seen.state == "recorded":
-                return seen
-        return self._failed(f"{what} Whether it took effect before that is not known.")
-
-    async def _unknown(self, call: Call, what: str) -> Outcome:
-        """A call that may be on its way still."""
-        seen = await self._ask(call)
-        if seen is None and call.tool is not None and call.tool.conclusive:
-            # The author's word holds for what is not there when the lock has run out, so it must.
-            call.intended = False
-            await asyncio.sleep(max(0.0, self._deadline_ms - boottime_ms()) / 1000)
-            seen = await self._ask(call)
-            if seen is None:
-                return self._failed(what)
-        if seen is None or seen.state == "in_doubt":
-            return self._in_doubt(what)
-        return seen
+    async def _ended_by(self, call: Call, error: BaseException, expired: bool) -> Outcome:
+        """A call that ended otherwise than its author meant it to."""
+        task, tool = asyncio.current_task(), call.tool
+        assert task is not None and tool is not None
+        what, on_its_way = f"failed with {type(error).__name__}", may_have_left(error)
+        if isinstance(error, asyncio.CancelledError) and task.cancelling():
+            if call.held is None or not call.held.lost.is_set():
+                raise error  # the runtime stops the call; any other cancellation is of the tool's own making
+            task.uncancel()
+            what, on_its_way = "was stopped because its lock was lost", True
+        elif expired:
+            what, on_its_way = f"did not answer within {tool.timeout_s:g} s", True
+        log.warning("tool %s %s", tool.name, what)
+        examine = self._examination.on_its_way if on_its_way else self._examination.of_a_bug
+        return await examine(call, self._context(call), f"The tool {what}.")
 
     def _context(self, call: Call) -> ToolContext:
         owned = self._owned
@@ -369,39 +265,17 @@ class Effects:
             run=owned.run.id,
             tool=call.planned.tool,
             idempotency_key=call.planned.key,
-            fencing_token=owned.fence,
-            pod=self._pod,
+            fencing_token=call.held.fence if call.held is not None else owned.fence,
+            pod=self._services.config.pod,
             attempt=owned.attempt,
             user=owned.user or None,
-            deps=self._deps,
+            deps=self._services.deps,
         )
 
     def _late_to(self, call: Call) -> Callable[[str], None]:
         """Where a result goes that comes when nobody waits for it any more."""
 
         def keep(output: str) -> None:
-            task = asyncio.get_running_loop().create_task(
-                self._journal.evidence(self._owned, call.planned.key, self._recorded(output))
-            )
-            _KEEPING.add(task)
-            task.add_done_callback(_kept)
+            _beside(self._journal.evidence(self._owned, call.planned.key, self._outcomes.recorded(output)))
 
         return keep
-
-    # --- outcomes -------------------------------------------------------------------------------------------------
-
-    def _recorded(self, output: str) -> Outcome:
-        limit = self._limits.tool_output_bytes
-        raw = output.encode(errors="replace")  # a lone surrogate is no text; the effect has happened all the same
-        if len(raw) > limit:
-            return self._make("recorded", raw[:limit].decode(errors="ignore") + _CUT, None)
-        return self._make("recorded", raw.decode(), None)
-
-    def _failed(self, error: str) -> Outcome:
-        return self._make("failed", None, error[: self._limits.tool_output_bytes].encode(errors="replace").decode())
-
-    def _in_doubt(self, what: str = "") -> Outcome:
-        return self._make("in_doubt", None, f"{what} {IN_DOUBT_TEXT}".strip())
-
-    def _make(self, state: str, output: str | None, error: str | None) -> Outcome:
-        return Outcome(state, output, error, wall_ms(), self._pod, self._owned.attempt)

@@ -22,8 +22,9 @@ from agentrt.models.base import ModelRequest
 from agentrt.records import Item, Request, Usage, item_id
 from agentrt.runtime import context, response
 from agentrt.runtime.approvals import answered, asks
+from agentrt.runtime.calls import Call
 from agentrt.runtime.clock import boottime_ms, wall_ms
-from agentrt.runtime.effects import Call, Effects
+from agentrt.runtime.effects import Effects
 from agentrt.runtime.insist import insist
 from agentrt.runtime.log import Listener, RunLog
 from agentrt.runtime.output import Output
@@ -366,9 +367,7 @@ class Turn:
         return planned.tool if planned.tool in self._tools else "unknown"
 
     def _new_effects(self) -> Effects:
-        services = self._services
-        config = services.config
-        self._effects = Effects(services.journal, self._agent, self._owned, config.pod, services.deps, config.lock_ms)
+        self._effects = Effects(self._services, self._agent, self._owned)
         return self._effects
 
     def _count(self, usage: Usage | None) -> None:
