@@ -143,6 +143,7 @@ def _begin(
         policy=_policy(http, request, agent),
         retried=http.headers.get("x-stainless-retry-count", "0") not in {"", "0"},
         parent=parent,
+        background=bool(request.options.get("background")),
     )
 
 

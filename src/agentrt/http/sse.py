@@ -12,6 +12,7 @@ from contextlib import aclosing, suppress
 from starlette.types import Receive, Scope, Send
 
 from agentrt.runtime.log import Frame
+from agentrt.runtime.response import TERMINAL_EVENTS
 
 __all__ = ["EventStream"]
 
@@ -45,7 +46,7 @@ class EventStream:
                 await sending
 
     async def _send(self, send: Send) -> None:
-        started = False
+        started = ended = False
 
         async def begin() -> None:
             nonlocal started
@@ -65,6 +66,7 @@ class EventStream:
                         batch = following.result()
                     except StopAsyncIteration:
                         break
+                    ended = batch[-1][1] in TERMINAL_EVENTS
                     lines = [b"event: %b\ndata: %b\n\n" % (kind.encode(), frame) for _, kind, frame in batch]
                     await begin()
                     await _write(send, b"".join(lines))
@@ -74,7 +76,8 @@ class EventStream:
                     with suppress(asyncio.CancelledError):
                         await following
         await begin()
-        await _write(send, b"data: [DONE]\n\n")
+        if ended:  # else the pod leaves, and the client goes on elsewhere behind the last number it saw
+            await _write(send, b"data: [DONE]\n\n")
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -336,5 +336,9 @@ class Effects:
     def _in_doubt(self, what: str = "") -> Outcome:
         return self._make("in_doubt", None, f"{what} {IN_DOUBT_TEXT}".strip())
 
+    def given_up(self, call: Call) -> Outcome:
+        """The outcome of a call that nobody will make any more; what was intended may have happened."""
+        return self._failed("The call was not made.") if call.intent is None else self._in_doubt()
+
     def _make(self, state: str, output: str | None, error: str | None) -> Outcome:
         return Outcome(state, output, error, wall_ms(), self._pod, self._owned.attempt)

@@ -13,6 +13,7 @@ from agentrt.store.journal import Journal
 from agentrt.store.leases import Leases
 from agentrt.store.notices import Notices
 from agentrt.store.ownership import StoreConfig
+from agentrt.store.queue import Queue
 from agentrt.store.sessions import Sessions
 from agentrt.telemetry import Telemetry
 
@@ -29,6 +30,7 @@ class Services:
     journal: Journal
     events: Events
     leases: Leases
+    queue: Queue
     notices: Notices
     models: Callable[[str], Model]
     telemetry: Telemetry

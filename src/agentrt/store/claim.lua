@@ -3,14 +3,23 @@
 -- ARGV v run_id old_token token pod early
 -- early: '1' before the lease has run out, because the owner's pod seems gone; refused while an intent is open
 -- returns 'fence|first|attempt|user|metadata' to the new owner | {'lost'} another owner, or idle again
+--         {'waiting', live run, its owner's token, its pod} the run waits in line: it is not its turn yet
 --         {'intents'} too early | {'missing'} | {'newer', v} | {'older', v}
 -- Compare and set on the owner's token: of many claimants one wins; the winner's second sending is answered alike.
 -- INCLUDE ownership.lua
+-- INCLUDE waiters.lua
 
 local s = redis.call('HMGET', session, 'v', 'owner', 'fence', 'run', 'seq', 'user', 'metadata')
 if not s[1] then return {'missing'} end
 if s[1] ~= v then return {tonumber(s[1]) > tonumber(v) and 'newer' or 'older', s[1]} end
-if s[4] ~= run_id then return {'lost'} end
+if s[4] ~= run_id then
+  for _, w in ipairs(living(read_waiters(redis.call('HGET', session, 'waiters')), now_ms())) do
+    if w[1] == run_id and w[2] == old_token and w[5] == 1 then
+      return {'waiting', s[4] or '', s[2] or '', redis.call('HGET', session, 'pod') or ''}
+    end
+  end
+  return {'lost'}
+end
 local attempt = tonumber(redis.call('HGET', run, 'attempt') or 0)
 if s[2] == token then return table.concat({s[3], s[5], attempt, s[6] or '', s[7] or '{}'}, '|') end
 if s[2] ~= old_token then return {'lost'} end

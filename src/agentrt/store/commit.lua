@@ -10,7 +10,7 @@
 -- INCLUDE waiters.lua
 -- INCLUDE log.lua
 
-local r = redis.call('HMGET', run, 'op:commit', 'first', 'fp')
+local r = redis.call('HMGET', run, 'op:commit', 'first', 'fp', 'followers')
 local known = r[1]
 if known then
   local by, rev = string.match(known, '^([^,]+),(.*)$')
@@ -33,6 +33,7 @@ redis.call('HSET', session, 'rev', rev, 'seq', tonumber(r[2]) + count, 'updated'
   'last_run', run_id, 'last_fp', r[3], 'last_end', now)
 if head == '1' then redis.call('HSET', session, 'head', run_id) end
 log(run, events, session_id, run_id, last, batch, events_ttl)
+if batch == '' then tell(r[4], session_id, run_id) end  -- it ended before anything of it was logged
 grant(session, session_id, fence, read_waiters(s[4]), now)
 redis.call('EXPIRE', session, ttl)
 redis.call('EXPIRE', items, ttl)

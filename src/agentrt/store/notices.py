@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Callable
 
 import orjson
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from agentrt.store.connection import Redis, RedisOptions, Unit, new_pool
-from agentrt.store.keys import pod_channel
+from agentrt.store.keys import QueueKeys, pod_channel
 from agentrt.tasks import end
 
 __all__ = ["Notices"]
@@ -30,6 +31,9 @@ class Notices:
         self._channel = pod_channel(pod)
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None
+        self._queue = QueueKeys().channel
+        self.on_queued: Callable[[], None] = lambda: None
+        """Called when something begins to wait in the queue."""
         self.cancelled: set[str] = set()
         """Runs of this pod that somebody asked to cancel; the turn takes its own out."""
 
@@ -60,7 +64,16 @@ class Notices:
         reply = (await self._redis.execute(Unit(channel.encode()).command("PUBSUB", "NUMSUB", channel)))[0]
         return int(reply[1]) > 0
 
-    def _wake(self, data: bytes) -> None:
+    def wake_all(self) -> None:
+        """Let whoever waits look for itself."""
+        for events in self._waiting.values():
+            for event in events:
+                event.set()
+
+    def _wake(self, channel: bytes, data: bytes) -> None:
+        if channel == self._queue.encode():
+            self.on_queued()
+            return
         kind, _session, run = orjson.loads(data)
         if kind == "cancel":
             self.cancelled.add(run)
@@ -73,7 +86,7 @@ class Notices:
             pool = new_pool(self._options)
             pubsub = PubSub(pool)
             try:
-                await pubsub.subscribe(self._channel)
+                await pubsub.subscribe(self._channel, self._queue)
                 pause_s, silent = 0.0, 0
                 while True:
                     message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=_READ_S)
@@ -83,12 +96,10 @@ class Notices:
                     if message is None:
                         await pubsub.ping()
                     elif message["type"] == "message":  # the answer to a ping comes this way too
-                        self._wake(message["data"])
+                        self._wake(message["channel"], message["data"])
             except (RedisError, OSError):
                 # What was missed meanwhile is found by the polls behind every wait.
-                for events in self._waiting.values():
-                    for event in events:
-                        event.set()
+                self.wake_all()
                 await asyncio.sleep(pause_s)
                 pause_s = _RECONNECT_S  # the first time at once: others take silence for death
             finally:
