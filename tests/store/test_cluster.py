@@ -15,7 +15,7 @@ from agentrt.records import Item
 from agentrt.store.connection import Redis, Sent, Unit
 from agentrt.store.journal import Batch
 from agentrt.store.keys import QueueKeys, SessionKeys, new_id
-from agentrt.store.queue import Urgency
+from agentrt.store.queue import DeadLetter, Urgency
 from agentrt.store.scripts import Script, load_all
 from agentrt.store.sessions import Ended, Joined, Waiting
 from tests.harness.redis_server import RedisCluster
@@ -167,6 +167,8 @@ async def converse(store: Store, session: SessionKeys, client: redis_py.Redis) -
     await store.queue.enqueue(owned.lease, Urgency.RECOVERED)
     assert (await store.queue.sweep(10))[1] > 0
     assert owned.lease in await store.queue.take(100, new_id())
+    await leases.park(owned.lease, 2**42)
+    await store.queue.bury(DeadLetter("acme/s/r", "reason", "agent", 3, "pod", 1))
     await journal.record(owned, "0", [(call.key, outcome_of()), (late.key, outcome_of())], Batch(1, b"event 1"))
     state, _ = await store.events.read(session, want.run, -1)
     assert state is not None
@@ -206,7 +208,17 @@ async def test_the_whole_flow(store: Store, routed: Routed, masters: list[redis_
     seen = [watcher.read() for watcher in watchers]
     assert [watcher.undeclared for watcher in seen] == [[]] * MASTERS
     assert set[str]().union(*(watcher.seen for watcher in seen)) == set(routed.scripts)
-    per_session = set(routed.scripts) - {"lease", "renew", "watch", "enqueue", "sweep", "take", "upgrade"}
+    per_session = set(routed.scripts) - {
+        "lease",
+        "renew",
+        "watch",
+        "enqueue",
+        "sweep",
+        "take",
+        "park",
+        "bury",
+        "upgrade",
+    }
     assert all(watcher.seen >= per_session for watcher in seen)
 
 

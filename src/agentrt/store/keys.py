@@ -43,7 +43,7 @@ Queue slot `{q:N}`:
   agentrt:{q:N}:leases          ZSET   member tenant/session/run/owner-token, score = deadline in ms, Redis time.
                                        No TTL: an entry goes when its run ends, or to `ready` when its time is over; one
                                        of a waiter, or of a run with an open intent, comes back by itself
-                                                                      lease renew watch take sweep enqueue
+                                                                      lease renew watch take sweep enqueue park
   agentrt:{q:N}:ready           ZSET   the same members: runs that wait for a pod, score = class * 2^48 + fair tag, see
                                        queue.lua. No TTL: an entry goes when it is taken      enqueue sweep take renew
   agentrt:{q:N}:since           ZSET   the same members, score = ms since when they wait; lives and goes with `ready`
@@ -51,7 +51,7 @@ Queue slot `{q:N}`:
                                        `<class>:` the tag taken last. Deleted when `ready` is empty       enqueue take
   agentrt:{q:N}:takes           HASH   pod -> JSON [op token, members] of its last take; TTL 60 s              take
   agentrt:{q:N}:dead            HASH   tenant/session/run -> JSON {reason, agent, attempts, pod, at ms}. No TTL: the
-                                       operator owns it (`agentrt queue dead`)
+                                       operator owns it (`agentrt queue dead`)                           bury
   agentrt:{q:N}:config          HASH   number of queues, checked at every start; no TTL: the deployment owns it
 
 Pod-owned keys:

@@ -59,4 +59,5 @@ class Leases:
 
     async def park(self, member: bytes, until_ms: int) -> None:
         """Let a lease run out at that time (ms, Redis' clock): nobody works on its run before."""
-        await self._redis.execute(Unit(self._slot).command("ZADD", self._queue.leases, until_ms, member))
+        unit = Unit(self._slot).call(self._redis.scripts["park"], self._keys, member=member, until_ms=until_ms)
+        await self._redis.execute(unit)

@@ -105,7 +105,8 @@ class Queue:
         """Keep a run that was given up; the first reason stays."""
         fields = asdict(letter)
         raw = orjson.dumps({name: value for name, value in fields.items() if name != "run"})
-        await self._redis.execute(Unit(self._names.slot).command("HSETNX", self._names.dead, letter.run, raw))
+        script, keys = self._redis.scripts["bury"], (self._names.dead,)
+        await self._redis.execute(Unit(self._names.slot).call(script, keys, name=letter.run, letter=raw))
 
     async def dead(self) -> list[DeadLetter]:
         """All dead letters, the oldest first."""

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from agentrt.errors import OwnershipLost, ScriptError
-from agentrt.records import SCHEMA_VERSION, Request
+from agentrt.records import SCHEMA_VERSION
 from agentrt.store.connection import Redis, Unit
 from agentrt.store.keys import RunKeys, SessionKeys, new_id
 from agentrt.store.ownership import (
@@ -314,7 +316,7 @@ class Sessions:
             run_id,
             new_id(),
             fingerprint.decode(),
-            Request.decode(request).agent,
+            orjson.loads(request)["agent"],
             request,
             input_,
             user.decode(),
