@@ -1,6 +1,7 @@
 # make run    a private Redis and PODS pods on 127.0.0.1:PORT, in the foreground; Ctrl-C stops everything
 # make test   every test that needs no root, and the coverage
 # make check  ruff, mypy, import-linter
+# make kills-runs  10,000 background runs over three pods, one killed every 5 s
 # make bench  the load test that docs/operations.md reads from
 # make setup  what all of them rest on: .venv, from requirements.lock
 # make lock   pin anew what pyproject.toml asks for (make lock UPGRADE=--upgrade: the newest of everything)
@@ -20,7 +21,7 @@ UPGRADE ?=
 BIN := .venv/bin
 UV := .venv/uv
 
-.PHONY: setup run test check bench lock clean
+.PHONY: setup run test check kills-runs bench lock clean
 
 setup: .venv/.stamp
 
@@ -48,6 +49,9 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+kills-runs: setup
+	AGENTRT_KILLS_RUNS=10000 $(BIN)/python -m pytest -q tests/fault/test_overload.py -k exactly_once
 
 bench: setup
 	$(BIN)/python -m loadtest.bench

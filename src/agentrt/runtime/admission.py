@@ -22,7 +22,7 @@ from agentrt.runtime.log import Frame
 from agentrt.runtime.runs import Place, Runs
 from agentrt.runtime.services import Services
 from agentrt.store.events import RunState
-from agentrt.store.keys import lease_member, new_id
+from agentrt.store.keys import SessionKeys, lease_member, new_id
 from agentrt.store.ownership import Owned
 from agentrt.store.queue import Urgency
 from agentrt.store.sessions import Begin, Busy, Conflict, Ended, Fork, Joined, Missing, Waiting
@@ -158,7 +158,7 @@ class Admission:
         services = self._services
         give_up = time.monotonic() + services.config.wait_ms / 1000
         notice = services.notices.subscribe(want.run)
-        pause_s = _FIRST_LOOK_S
+        pause_s, interrupted = _FIRST_LOOK_S, ""
         self._runs.hold(member)
         try:
             while True:
@@ -168,6 +168,9 @@ class Admission:
                 if not isinstance(outcome, Waiting):
                     return await self._follow_outcome(want, member, outcome)
                 await self._claims.look_after(want.session, outcome.live)
+                if want.policy == "interrupt" and outcome.live.run != interrupted:
+                    interrupted = outcome.live.run
+                    await self._interrupt(want.session, interrupted)
                 left_s = give_up - time.monotonic()
                 leaving = self._runs.gone.is_set()
                 if left_s <= 0 or leaving:
@@ -184,6 +187,15 @@ class Admission:
         finally:
             self._runs.let_go(member)
             services.notices.unsubscribe(want.run, notice)
+
+    async def _interrupt(self, session: SessionKeys, run: str) -> None:
+        """Ask the owner of the live run to end it: what it has said and done so far stays in the history."""
+        conversations = self._services.conversations
+        stored = await conversations.run(session, run)
+        if stored is not None:
+            identifier = response.response_id(session.id, run)
+            ended = response.body(Request.decode(stored.request), identifier, "cancelled")
+            await conversations.cancel(session, run, orjson.dumps(ended))
 
     # --- following ------------------------------------------------------------------------------------------------
 

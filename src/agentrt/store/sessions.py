@@ -59,6 +59,7 @@ class Begin:
     fresh: bool = False
     """The session id was minted for this very request: there is no history to read."""
     policy: str = "wait"
+    """What to do where another message is worked on: `wait`, `reject`, or `interrupt`: wait, and have it ended."""
     retried: bool = False
     parent: str = ""
     background: bool = False
@@ -155,7 +156,7 @@ class Sessions:
             fp=want.fingerprint,
             by_key=int(want.by_key),
             create=int(want.create),
-            policy=want.policy,
+            policy="reject" if want.policy == "reject" else "wait",
             retried=int(want.retried),
             parent=want.parent,
             wait_ms=config.wait_ms,
