@@ -30,8 +30,10 @@ class EventStream:
     Nothing is sent before there is something to say: until then an error is still an answer with its own status.
     """
 
-    def __init__(self, batches: AsyncGenerator[list[Frame], None]) -> None:
+    def __init__(self, batches: AsyncGenerator[list[Frame], None], gone: asyncio.Event) -> None:
         self._batches = batches
+        self._gone = gone
+        """Set when the pod leaves: a stream that ends behind that without its end goes on elsewhere."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the ASGI signature
         sending = asyncio.create_task(self._send(send))
@@ -76,7 +78,7 @@ class EventStream:
                     with suppress(asyncio.CancelledError):
                         await following
         await begin()
-        if ended:  # else the pod leaves, and the client goes on elsewhere behind the last number it saw
+        if ended or not self._gone.is_set():
             await _write(send, b"data: [DONE]\n\n")
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
