@@ -2,6 +2,7 @@
 # make test   every test that needs no root, and the coverage
 # make check  ruff, mypy, import-linter
 # make negative  the tests with one guard taken out at a time: each time some must fail
+# make kills-runs  10,000 background runs over three pods, one killed every 5 s
 # make bench  the load test that docs/operations.md reads from
 # make bench-locks  what a named lock costs, next to redis-py's and pottery's
 # make setup  what all of them rest on: .venv, from requirements.lock
@@ -22,7 +23,7 @@ UPGRADE ?=
 BIN := .venv/bin
 UV := .venv/uv
 
-.PHONY: setup run test negative check bench bench-locks lock clean
+.PHONY: setup run test negative kills-runs check bench bench-locks lock clean
 
 setup: .venv/.stamp
 
@@ -53,6 +54,9 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+kills-runs: setup
+	AGENTRT_KILLS_RUNS=10000 $(BIN)/python -m pytest -q tests/fault/test_overload.py -k exactly_once
 
 bench: setup
 	$(BIN)/python -m loadtest.bench

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from agentrt.agent import Agent
 from agentrt.errors import AgentrtError, DeclarationError
@@ -24,9 +24,14 @@ from agentrt.http.surface import Surface
 from agentrt.models.base import Model
 from agentrt.models.registry import Credentials, Models
 from agentrt.runtime.admission import Admission
+from agentrt.runtime.claims import Claims
 from agentrt.runtime.heartbeat import Heartbeat
 from agentrt.runtime.readiness import Readiness
+from agentrt.runtime.runs import Runs
 from agentrt.runtime.services import Services
+from agentrt.runtime.signals import Signals
+from agentrt.runtime.sweeper import Sweeper
+from agentrt.runtime.worker import Worker
 from agentrt.settings import Settings
 from agentrt.store.connection import Redis, RedisOptions, check_url
 from agentrt.store.conversations import Conversations
@@ -38,10 +43,11 @@ from agentrt.store.locks import LockConfig, open_locks
 from agentrt.store.notices import Notices
 from agentrt.store.ownership import StoreConfig
 from agentrt.store.probe import Probe
+from agentrt.store.queue import Queue
 from agentrt.store.sessions import Sessions
 from agentrt.telemetry import Telemetry
 
-__all__ = ["build", "create_app", "store_config"]
+__all__ = ["Deps", "PodApp", "build", "create_app", "store_config"]
 
 log = logging.getLogger("agentrt.app")
 
@@ -79,7 +85,7 @@ def create_app(
     settings: Settings | None = None,
     models: Mapping[str, Model] | None = None,
     deps: Deps | None = None,
-) -> ASGIApp:
+) -> PodApp:
     """The ASGI application of one pod: `uvicorn pkg:app`. Settings come from the environment unless given.
 
     `models` are model objects of your own, by the full name that agents use. `deps` makes what tools find in
@@ -112,7 +118,7 @@ def create_app(
             Exception: _error_response,
         },
     )
-    return PodHeader(app, settings.pod, telemetry)
+    return PodApp(app, settings.pod, telemetry, settings.drain_runs_s)
 
 
 def store_config(settings: Settings) -> StoreConfig:
@@ -182,6 +188,7 @@ async def build(
         events=Events(redis, config),
         leases=Leases(redis, config),
         locks=locks,
+        queue=Queue(redis, config),
         notices=notices,
         models=catalog,
         telemetry=telemetry,
@@ -190,13 +197,34 @@ async def build(
     heartbeat = Heartbeat(services.leases, settings.lease_ms)
     stack.push_async_callback(heartbeat.aclose)
     heartbeat.start()
-    admission = Admission(services, agents, heartbeat, settings.max_runs)
-    stack.push_async_callback(admission.aclose)
+    runs = Runs(services, agents, heartbeat, settings.max_runs, settings.attempts_max)
+    stack.push_async_callback(runs.aclose)
+    claims = Claims(services, runs)
+    worker = Worker(services.queue, claims, runs)
+    stack.push_async_callback(worker.aclose)
+    worker.start()
+    runs.on_free, notices.on_queued = worker.slot_free, worker.wake
+    sweeper = Sweeper(services.queue, worker.wake)
+    stack.push_async_callback(sweeper.aclose)
+    sweeper.start()
+    admission = Admission(services, runs, claims, settings.queue_limit)
     readiness = Readiness(Probe(options, settings.pod), telemetry)
     stack.push_async_callback(readiness.aclose)
     readiness.start()
     bounds = Bounds(settings.body_bytes_max, settings.item_bytes_max, settings.items_max)
-    return Surface(agents, keys, bounds, admission, services, readiness, telemetry, settings.pod)
+    return Surface(
+        agents=agents,
+        keys=keys,
+        bounds=bounds,
+        admission=admission,
+        runs=runs,
+        worker=worker,
+        services=services,
+        readiness=readiness,
+        signals=Signals(services.queue, telemetry),
+        telemetry=telemetry,
+        pod=settings.pod,
+    )
 
 
 async def _error_response(request: Request, error: Exception) -> Response:
@@ -220,11 +248,12 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     return answer
 
 
-class PodHeader:
-    """Says on every response which pod gave it, and counts it."""
+class PodApp:
+    """A pod as a server runs it: says on every response which pod gave it, counts it, and knows how to leave."""
 
-    def __init__(self, app: ASGIApp, pod: str, telemetry: Telemetry) -> None:
+    def __init__(self, app: Starlette, pod: str, telemetry: Telemetry, drain_runs_s: float) -> None:
         self.app = app
+        self._drain_runs_s = drain_runs_s
         self._header = (b"x-agentrt-pod", pod.encode())
         self._telemetry = telemetry
 
@@ -242,3 +271,14 @@ class PodHeader:
             await send(message)
 
         await self.app(scope, receive, send_with_header)
+
+    def begin_drain(self) -> None:
+        """Say that this pod goes away: unready, and nothing is taken from the queue; requests are served as before."""
+        to: Surface = self.app.state.surface
+        to.readiness.draining = True
+        to.worker.stop()
+
+    async def drain(self) -> None:
+        """Let the runs of this pod end, and hand over those that take longer than the settings allow."""
+        to: Surface = self.app.state.surface
+        await to.runs.leave(self._drain_runs_s)

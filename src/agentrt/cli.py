@@ -1,24 +1,29 @@
-"""The command line: `agentrt dev`, `agentrt serve`, `agentrt keys`."""
+"""The command line: `agentrt dev`, `agentrt serve`, `agentrt keys`, `agentrt queue`."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import importlib
 import ipaddress
 import logging
 import os
+import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
 import uvicorn
 
 from agentrt.agent import Agent
-from agentrt.app import Deps, create_app
+from agentrt.app import Deps, PodApp, create_app
 from agentrt.commands.effects import effects
+from agentrt.commands.queue import queue
 from agentrt.embedded import run_dev
 from agentrt.errors import AgentrtError, SettingsError
 from agentrt.http.auth import mint
@@ -27,6 +32,8 @@ from agentrt.settings import Settings, describe
 __all__ = ["main"]
 
 _READY_FD = "AGENTRT_READY_FD"
+_CUT_S = 10
+"""Behind the runs' own time to end: an answer that is not out by then is cut."""
 
 
 def _settings_help() -> str:
@@ -73,10 +80,43 @@ def _is_loopback(host: str) -> bool:
 
 
 class _Server(uvicorn.Server):
-    """Tells the supervisor, over an inherited pipe, when this pod serves."""
+    """Tells the supervisor, over an inherited pipe, when this pod serves; leaves in good order on SIGTERM.
+
+    The first SIGTERM makes the pod unready; it serves on for `drain_s`, then closes its port, lets its runs end and
+    hands over the rest. A second one ends it at once, as a kill would.
+    """
+
+    def __init__(self, config: uvicorn.Config, app: PodApp, drain_s: float) -> None:
+        super().__init__(config)
+        self._pod_app = app
+        self._drain_s = drain_s
+        self._leave_at: float | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if sig != signal.SIGTERM or self._loop is None:
+            super().handle_exit(sig, frame)
+        elif self._leave_at is None:
+            self._captured_signals.append(sig)
+            self._leave_at = time.monotonic() + self._drain_s
+            self._loop.call_soon_threadsafe(self._pod_app.begin_drain)
+        else:
+            signal.signal(sig, signal.SIG_DFL)
+            signal.raise_signal(sig)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._leave_at is not None and time.monotonic() >= self._leave_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        draining = asyncio.create_task(self._pod_app.drain())
+        await super().shutdown(sockets=sockets)  # closes the port, waits for answers, then stops the app
+        await draining
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
+        self._loop = asyncio.get_running_loop()
         # What is there by now stays; a full collection over it in the middle of the traffic would find nothing.
         gc.collect()
         gc.freeze()
@@ -125,8 +165,9 @@ def serve(target: str, host: str, port: int, reuse_port: bool, deps: str | None)
         log_config=None,
         server_header=False,
         proxy_headers=False,
+        timeout_graceful_shutdown=settings.drain_runs_s + _CUT_S,
     )
-    server = _Server(config)
+    server = _Server(config, app, settings.drain_s)
     server.run(sockets=[listening])
     if not server.started:
         raise click.exceptions.Exit(1)
@@ -169,6 +210,7 @@ def create_key(tenant: str, operator: bool, path: Path) -> None:
 
 
 main.add_command(effects)
+main.add_command(queue)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class Telemetry:
         self.turns = _Labelled(
             Counter(
                 "agentrt_turns",
-                "Runs that this pod ended, by agent and status.",
+                "Runs that ended on this pod, by agent and status; `lost` and `handed_over` go on elsewhere.",
                 ["agent", "status"],
                 registry=registry,
             )
@@ -73,10 +73,36 @@ class Telemetry:
         self.begins = _Labelled(
             Counter(
                 "agentrt_begins",
-                "What became of requests for a turn: owned, joined, waiting, busy, ended, claimed.",
+                "What became of requests for a turn: owned, queued, joined, waiting, busy, ended, claimed.",
                 ["outcome"],
                 registry=registry,
             )
+        )
+        self.first_token_seconds = _Labelled(
+            Histogram(
+                "agentrt_first_token_seconds",
+                "Time from the start of a run on this pod to the first piece of its output, by agent.",
+                ["agent"],
+                buckets=_SECONDS,
+                registry=registry,
+            )
+        )
+        self.claims = _Labelled(
+            Counter(
+                "agentrt_claims",
+                "Runs found without a living owner: claimed, parked, waiting, gone, put_back, given_up.",
+                ["outcome"],
+                registry=registry,
+            )
+        )
+        self.queue_depth = Gauge(
+            "agentrt_queue_depth", "Runs that wait for a pod, in the whole deployment.", registry=registry
+        )
+        self.queue_oldest_seconds = Gauge(
+            "agentrt_queue_oldest_seconds", "How long the longest of them has waited; 0 for none.", registry=registry
+        )
+        self.dead_letters = Gauge(
+            "agentrt_dead_letters", "Runs that were given up and that nobody has looked after yet.", registry=registry
         )
         self.effects = _Labelled(
             Counter(

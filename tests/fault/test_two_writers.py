@@ -104,7 +104,11 @@ def claims(pods: list[Pod]) -> float:
 def test_no_update_is_lost_while_leases_run_out_under_live_owners(redis_server: RedisServer) -> None:
     """1,000 concurrent turns; owners are displaced while they work, and their late writes are refused."""
     turns = 1000
-    with Pod(redis_server.url, target=TARGET, name="w-a") as a, Pod(redis_server.url, target=TARGET, name="w-b") as b:
+    env = {"AGENTRT_ATTEMPTS_MAX": "1000"}  # nobody dies of a run here
+    with (
+        Pod(redis_server.url, target=TARGET, name="w-a", env=env) as a,
+        Pod(redis_server.url, target=TARGET, name="w-b", env=env) as b,
+    ):
         said, failures = hammer([a, b], redis_server, turns)
         displaced = claims([a, b])
     check(said, failures, turns)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import signal
 from collections.abc import Iterable
+from pathlib import Path
 
 from agentrt.agent import Agent, Effect, ToolContext
 from agentrt.demo import _find, _happen
@@ -34,6 +37,24 @@ def worker(request: ModelRequest) -> Iterable[ModelEvent | float]:
         return
     for number, name in enumerate(last_user_text(request.items).split()):
         yield ToolCall(f"call-{number}", name, "{}")
+
+
+def teller(request: ModelRequest) -> Iterable[ModelEvent | float]:
+    """Books, then tells as many words as the user names, 50 ms apart."""
+    if request.items[-1].type != "mcp_call":
+        yield 0.05
+        yield ToolCall("call-0", "book", "{}")
+        return
+    for number in range(int(last_user_text(request.items))):
+        yield 0.05
+        yield TextDelta(f"w{number} ")
+
+
+def poison(request: ModelRequest) -> Iterable[ModelEvent | float]:
+    """Kills the pod that asks, as long as the file that the user names is there."""
+    if Path(last_user_text(request.items)).exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    yield TextDelta("survived")
 
 
 @tool(timeout=60)
@@ -80,9 +101,13 @@ async def charge(ctx: ToolContext) -> str:
 
 SCRIPTS["slow"] = slow
 SCRIPTS["worker"] = worker
+SCRIPTS["teller"] = teller
+SCRIPTS["poison"] = poison
 
 agents = [
     Agent("echo", model="scripted:echo"),
     Agent("slow", model="scripted:slow"),
     Agent("worker", model="scripted:worker", tools=[book, note, once, read, charge]),
+    Agent("teller", model="scripted:teller", tools=[book]),
+    Agent("poison", model="scripted:poison"),
 ]

@@ -33,6 +33,7 @@ class Pod:
         self.port = port or free_port()
         self.log = Path(tempfile.mkstemp(prefix=f"agentrt-{name}-", suffix=".log")[1])
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("OPENAI_", "ANTHROPIC_"))}
+        clean = {"AGENTRT_DRAIN_S": "0", "AGENTRT_DRAIN_RUNS_S": "0", **clean}
         self._env = {**clean, "AGENTRT_REDIS_URL": redis_url, "AGENTRT_POD": name, **(env or {})}
         self._command = [sys.executable, *entry, "serve", target, "--port", str(self.port)]
         self._process: subprocess.Popen[bytes] | None = None

@@ -18,6 +18,13 @@ NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 @pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis of their own: the two pods live on while other folders' tests look at what is in theirs."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def pods(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Pod]]:
     """Two pods with the demo agents. The sink is at `AGENTRT_DEMO_DB`, see `sink`."""
     sink = tmp_path_factory.mktemp("demo") / "demo.db"

@@ -72,6 +72,11 @@ def op_tokens(name: str, text: str) -> str:
     return cut(text, guards[name]) if name in guards else text
 
 
+def sweep(name: str, text: str) -> str:
+    """Nobody looks for leases that have run out."""
+    return cut(text, "'LIMIT', 0, limit)", "'LIMIT', 0, 0)") + "\n-- limit" if name == "sweep.lua" else text
+
+
 def renewal() -> None:
     """Neither leases nor the locks of calls are moved."""
 
@@ -116,6 +121,7 @@ GUARDS: dict[str, Callable[[], None]] = {
     "fence": in_scripts(fence),
     "intent": in_scripts(intent),
     "op_tokens": in_scripts(op_tokens),
+    "sweep": in_scripts(sweep),
     "renewal": renewal,
     "retries": retries,
 }

@@ -278,8 +278,9 @@ async def test_a_silent_pod_is_displaced_before_its_lease_runs_out(redis_url: st
     async with running(redis_url, [agent], {"m": script}, pod="silent-b") as b:
         async with running(redis_url, [agent], {"m": script}, pod="silent-a") as a:
             want = a.begin("a", "go", by_key=True)
-            a.admission.run_in_background(await a.enter(want))
+            dying = a.admission.run_in_background(await a.enter(want))
             await halfway.wait()
+            await end(dying)  # killed, not leaving: nothing is handed over
         place = await b.enter(b.begin("a", "go", by_key=True, session=want.session, run=want.run))
         assert place == Place(place.session, want.run)
         async with asyncio.timeout(5):

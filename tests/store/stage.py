@@ -22,8 +22,9 @@ from agentrt.store.leases import Leases
 from agentrt.store.locks import LockConfig, Locks, open_locks
 from agentrt.store.notices import Notices
 from agentrt.store.ownership import Owned, Owner, StoreConfig
+from agentrt.store.queue import Queue
 from agentrt.store.scripts import Script
-from agentrt.store.sessions import Begin, Begun, Commit, Sessions
+from agentrt.store.sessions import Begin, Begun, Commit, Sessions, Waiting
 from agentrt.telemetry import Telemetry
 
 
@@ -80,6 +81,7 @@ class Store:
         self.journal = Journal(redis, self.config)
         self.doubts = Doubts(redis, self.config)
         self.leases = Leases(redis, self.config)
+        self.queue = Queue(redis, self.config)
         self.conversations = Conversations(redis, self.config)
         self.events = Events(redis, self.config)
         self.notices = Notices(redis, RedisOptions(""), self.config.pod)
@@ -97,7 +99,9 @@ class Store:
     async def claim(self, owned: Owned, token: str | None = None, *, early: bool = False) -> Owned | None:
         """Displace `owned`."""
         owner = Owner(owned.run.id, owned.token, "pod-of-the-dead")
-        return await self.sessions.claim(owned.session, owner, token or new_id(), early=early)
+        outcome = await self.sessions.claim(owned.session, owner, token or new_id(), early=early)
+        assert not isinstance(outcome, Waiting)
+        return outcome
 
     async def reason(self) -> str:
         """Why a begin is refused by Redis, as `StoreUnavailable` has it."""

@@ -19,6 +19,7 @@ from agentrt.store.journal import Batch, Planned
 from agentrt.store.keys import LockKeys, QueueKeys, SessionKeys, new_id
 from agentrt.store.line import Line
 from agentrt.store.ownership import Owned
+from agentrt.store.queue import DeadLetter, Urgency
 from agentrt.store.quorum import Quorum
 from agentrt.store.scripts import Script, load_all
 from agentrt.store.sessions import Ended, Joined, Waiting
@@ -170,6 +171,12 @@ async def converse(store: Store, session: SessionKeys, client: redis_py.Redis) -
     assert owned is not None
     leases.end(dead.lease)
     await journal.intend(owned, [late.key])
+    await store.sessions.hand_over(owned)
+    await store.queue.enqueue(owned.lease, Urgency.RECOVERED)
+    assert (await store.queue.sweep(10))[1] > 0
+    assert owned.lease in await store.queue.take(100, new_id())
+    await leases.park(owned.lease, 2**42)
+    await store.queue.bury(DeadLetter("acme/s/r", "reason", "agent", 3, "pod", 1))
     await journal.record(owned, "0", [recorded(call), recorded(late, state="in_doubt")], Batch(1, b"event 1"))
     state, _ = await store.events.read(session, want.run, -1)
     assert state is not None
@@ -184,6 +191,7 @@ async def converse(store: Store, session: SessionKeys, client: redis_py.Redis) -
     assert [item.id for item in granted.window] == ["0", "2"]
     await store.sessions.commit(granted, ending(b'{"id":"3"}'))
     await resolve_one(store, dead, late)
+    assert await store.sessions.revive(session, want.run) == "completed"
     assert await conversations.delete_run(session, want.run) == "ok"
     assert dump(client, session)["seq"] == "5"
 
@@ -254,7 +262,8 @@ async def test_the_whole_flow(store: Store, routed: Routed, masters: list[redis_
     assert [watcher.undeclared for watcher in seen] == [[]] * MASTERS
     assert set[str]().union(*(watcher.seen for watcher in seen)) == set(routed.scripts)
     locking = {"lock_acquire", "lock_renew", "lock_release", "lock_raise"}
-    per_session = set(routed.scripts) - {"lease", "renew", "watch", "upgrade"} - locking
+    queueing = {"enqueue", "sweep", "take", "park", "bury"}
+    per_session = set(routed.scripts) - {"lease", "renew", "watch", "upgrade"} - locking - queueing
     assert all(watcher.seen >= per_session for watcher in seen)
 
 

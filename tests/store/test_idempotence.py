@@ -15,6 +15,7 @@ from agentrt.store.journal import Batch
 from agentrt.store.keys import LockKeys, RunKeys, SessionKeys, lease_member, new_id
 from agentrt.store.line import Line
 from agentrt.store.ownership import Owned
+from agentrt.store.queue import DeadLetter, Urgency
 from agentrt.store.quorum import Quorum
 from agentrt.store.scripts import Script
 from agentrt.store.tenure import LockConfig
@@ -263,3 +264,42 @@ async def test_lease_and_renewal(store: Store, loser: Loser, outside: redis_py.R
     assert await store.leases.renew([member]) == []
     assert loser.sent_again()
     assert outside.zrange("agentrt:{q:0}:leases", 0, -1) == [member]
+
+
+async def test_the_queue(store: Store, loser: Loser, outside: redis_py.Redis) -> None:
+    """Handed over once, queued once, taken once: a lost reply costs no entry and makes no second one."""
+    dead = await store.own(message(new_session()))
+    owned = await store.claim(dead)
+    assert owned is not None
+    await store.leases.entering(owned.lease)
+    loser.lose()
+    await store.sessions.hand_over(owned)
+    assert loser.sent_again()
+    assert outside.hget(owned.run.hash, "spared") == b"1"
+    loser.lose()
+    await store.queue.enqueue(owned.lease, Urgency.RECOVERED)
+    assert loser.sent_again()
+    assert outside.zrange("agentrt:{q:0}:ready", 0, -1) == [owned.lease]
+    loser.lose()
+    assert await store.queue.take(1, new_id()) == [owned.lease]
+    assert loser.sent_again()
+    loser.lose()
+    await store.leases.park(owned.lease, 1)
+    assert loser.sent_again()
+    loser.lose()
+    assert (await store.queue.sweep(10))[1] == 1
+    assert loser.sent_again()
+    assert outside.zrange("agentrt:{q:0}:ready", 0, -1) == [owned.lease]
+
+
+async def test_dead_letters(store: Store, loser: Loser, outside: redis_py.Redis) -> None:
+    """Buried once, revived once."""
+    want = message(new_session(), by_key=True)
+    await store.sessions.commit(await store.own(want), ending(status="failed"))
+    loser.lose()
+    await store.queue.bury(DeadLetter("acme/s/r", "reason", "agent", 3, "pod", 1))
+    assert loser.sent_again()
+    loser.lose()
+    assert not isinstance(await store.sessions.revive(want.session, want.run), str)
+    assert loser.sent_again()
+    assert outside.hget(want.session.run(want.run).hash, "spared") == b"1"

@@ -56,7 +56,9 @@ def run_dev(
 async def _dev(argv: Sequence[str], pods: int, redis_url: str | None, data_dir: Path, head: str, tail: str) -> None:
     redis = None if redis_url else PrivateRedis(data_dir)
     url = redis.url if redis else str(redis_url)
-    env = {"AGENTRT_DEMO_DB": str(data_dir / "demo.db"), **os.environ}
+    # All pods go together: nobody is there to take over, so there is nothing to wait for.
+    env = {"AGENTRT_DRAIN_S": "0", "AGENTRT_DRAIN_RUNS_S": "2", "AGENTRT_DEMO_DB": str(data_dir / "demo.db")}
+    env |= os.environ
     env |= {"AGENTRT_REDIS_URL": url, "AGENTRT_DATA_DIR": str(data_dir)}
 
     def on_ready(ready: str) -> None:

@@ -8,7 +8,7 @@ import orjson
 from starlette.responses import Response
 
 from agentrt.errors import DeclarationError, ForeignState, SchemaNewer, StoreUnavailable
-from agentrt.runtime.admission import InDoubt, Locked, NoSuchSession, OtherBody, Overloaded
+from agentrt.runtime.admission import InDoubt, Leaving, Locked, NoSuchSession, OtherBody, Overloaded
 
 __all__ = ["ApiError", "Problem", "invalid", "json_response", "not_found", "to_api_error"]
 
@@ -104,6 +104,8 @@ def to_api_error(error: Exception) -> ApiError:
             return ApiError(404, "not_found", "Conversation not found.", param="conversation")
         case Overloaded():
             return ApiError(429, "rate_limit_exceeded", str(error), retry_after_s=error.retry_after_s)
+        case Leaving():
+            return ApiError(503, "pod_leaving", str(error), retry_after_s=error.retry_after_s)
         case SchemaNewer():
             return ApiError(503, "schema_newer", str(error), retry_after_s=5)
         case StoreUnavailable():

@@ -28,7 +28,7 @@ async def readyz(request: HttpRequest) -> Response:
     to = surface(request)
     ready = to.readiness.ready
     body = {
-        "status": "ok" if ready else "unavailable",
+        "status": "draining" if to.readiness.draining else "ok" if ready else "unavailable",
         "pod": to.pod,
         "pid": os.getpid(),
         "checks": {"redis": to.readiness.redis.report()},
@@ -38,7 +38,9 @@ async def readyz(request: HttpRequest) -> Response:
 
 async def metrics(request: HttpRequest) -> Response:
     """Prometheus' text exposition."""
-    text = surface(request).telemetry.render()
+    to = surface(request)
+    await to.signals.refresh()
+    text = to.telemetry.render()
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -22,7 +22,7 @@ from agentrt.store.sessions import Begin
 
 __all__ = ["Message", "conversation_keys", "idempotency_key", "parse_message", "response_keys"]
 
-_POLICIES = frozenset({"wait", "reject"})
+_POLICIES = frozenset({"wait", "reject", "interrupt"})
 
 
 @dataclass(slots=True)
@@ -143,6 +143,7 @@ def _begin(
         policy=_policy(http, request, agent),
         retried=http.headers.get("x-stainless-retry-count", "0") not in {"", "0"},
         parent=parent,
+        background=bool(request.options.get("background")),
     )
 
 

@@ -45,7 +45,7 @@ async def create(request: HttpRequest) -> ASGIApp:
     if place.owned is not None and place.owned.record is None:
         place.request, place.inputs = message.request, message.inputs
     if message.stream:
-        return EventStream(_live(to, place))
+        return EventStream(_live(to, place), to.runs.gone)
     if message.request.options.get("background"):
         if place.owned is not None:
             to.admission.run_in_background(place)
@@ -140,7 +140,7 @@ async def retrieve(request: HttpRequest) -> ASGIApp:
     after = _cursor(request)
     session, run, stored = await _stored(to, request)
     if request.query_params.get("stream") == "true":
-        return EventStream(to.admission.frames(Place(session, run), after))
+        return EventStream(to.admission.frames(Place(session, run), after), to.runs.gone)
     return json_response(_body(session, run, stored))
 
 

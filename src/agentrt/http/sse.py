@@ -12,6 +12,7 @@ from contextlib import aclosing, suppress
 from starlette.types import Receive, Scope, Send
 
 from agentrt.runtime.log import Frame
+from agentrt.runtime.response import TERMINAL_EVENTS
 
 __all__ = ["EventStream"]
 
@@ -29,8 +30,10 @@ class EventStream:
     Nothing is sent before there is something to say: until then an error is still an answer with its own status.
     """
 
-    def __init__(self, batches: AsyncGenerator[list[Frame], None]) -> None:
+    def __init__(self, batches: AsyncGenerator[list[Frame], None], gone: asyncio.Event) -> None:
         self._batches = batches
+        self._gone = gone
+        """Set when the pod leaves: a stream that ends behind that without its end goes on elsewhere."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the ASGI signature
         sending = asyncio.create_task(self._send(send))
@@ -45,7 +48,7 @@ class EventStream:
                 await sending
 
     async def _send(self, send: Send) -> None:
-        started = False
+        started = ended = False
 
         async def begin() -> None:
             nonlocal started
@@ -65,6 +68,7 @@ class EventStream:
                         batch = following.result()
                     except StopAsyncIteration:
                         break
+                    ended = batch[-1][1] in TERMINAL_EVENTS
                     lines = [b"event: %b\ndata: %b\n\n" % (kind.encode(), frame) for _, kind, frame in batch]
                     await begin()
                     await _write(send, b"".join(lines))
@@ -74,7 +78,8 @@ class EventStream:
                     with suppress(asyncio.CancelledError):
                         await following
         await begin()
-        await _write(send, b"data: [DONE]\n\n")
+        if ended or not self._gone.is_set():
+            await _write(send, b"data: [DONE]\n\n")
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

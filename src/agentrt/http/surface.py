@@ -15,7 +15,10 @@ from agentrt.http.body import Bounds, is_number, read_json
 from agentrt.http.errors import invalid
 from agentrt.runtime.admission import Admission
 from agentrt.runtime.readiness import Readiness
+from agentrt.runtime.runs import Runs
 from agentrt.runtime.services import Services
+from agentrt.runtime.signals import Signals
+from agentrt.runtime.worker import Worker
 from agentrt.telemetry import Telemetry
 
 __all__ = ["Page", "Surface", "page_of", "spliced_list"]
@@ -29,8 +32,11 @@ class Surface:
     keys: Keys
     bounds: Bounds
     admission: Admission
+    runs: Runs
+    worker: Worker
     services: Services
     readiness: Readiness
+    signals: Signals
     telemetry: Telemetry
     pod: str
 

@@ -1,45 +1,48 @@
 """From a message to its run: own the session, join the run that the message already is, or wait in line for it.
 
-Whoever waits or follows also looks at the lease of the owner it depends on, and claims a run whose owner is gone.
+A message that finds no free slot is begun all the same and left to the queue; its client follows it from here. Whoever
+waits or follows also looks after the owner it depends on.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from typing import Any
 
 import orjson
 
-from agentrt.agent import Agent
-from agentrt.errors import AgentrtError, OwnershipLost, StoreUnavailable
+from agentrt.errors import AgentrtError, StoreUnavailable
 from agentrt.records import TERMINAL, Request
 from agentrt.runtime import response
-from agentrt.runtime.heartbeat import Heartbeat
-from agentrt.runtime.log import Frame, Listener
+from agentrt.runtime.claims import Claims
+from agentrt.runtime.log import Frame
+from agentrt.runtime.runs import Place, Runs
 from agentrt.runtime.services import Services
-from agentrt.runtime.turn import Turn, TurnEnd
 from agentrt.store.events import RunState
 from agentrt.store.keys import SessionKeys, lease_member, new_id
-from agentrt.store.ownership import Owned, Owner
+from agentrt.store.ownership import Owned
+from agentrt.store.queue import Urgency
 from agentrt.store.sessions import Begin, Blocked, Busy, Conflict, Ended, Fork, Joined, Missing, Waiting
-from agentrt.tasks import end
 
-__all__ = ["Admission", "InDoubt", "Locked", "NoSuchSession", "NotTheTail", "OtherBody", "Overloaded", "Place"]
-
-log = logging.getLogger("agentrt.admission")
-
-_T = TypeVar("_T")
+__all__ = [
+    "Admission",
+    "InDoubt",
+    "Leaving",
+    "Locked",
+    "NoSuchSession",
+    "NotTheTail",
+    "OtherBody",
+    "Overloaded",
+    "Place",
+]
 
 _POLL_S = 1.0
 """The poll behind every wait; notices make it faster, never more right."""
 _FIRST_LOOK_S = 0.1
 """The first look at an owner comes soon: a client whose pod was killed is back within a second."""
-_SILENCE_S = 1.0
-"""A pod that has had no subscription for this long seems gone; a living one takes up a broken one at once."""
 _RETRY_AFTER_S = 5
 _KEEP_PLACE_MS = (_RETRY_AFTER_S + 5) * 1000
 
@@ -75,52 +78,38 @@ class NotTheTail(AgentrtError):
 
 
 class Overloaded(AgentrtError):
-    """All slots of this pod are taken."""
+    """All slots of this pod are taken, and the queue is full."""
 
     retry_after_s = 1
 
 
-@dataclass(slots=True)
-class Place:
-    """What became of a message: a run of its own (`owned`), or a run to follow."""
+class Leaving(AgentrtError):
+    """This pod goes away; the message's run goes on elsewhere, and so should its client."""
 
-    session: SessionKeys
-    run: str
-    owned: Owned | None = None
-    request: Request | None = None
-    inputs: list[dict[str, Any]] | None = None
-    """What the client sent, where this pod has it at hand; else the run's record has it."""
-    message: Begin | None = field(default=None, compare=False)
-    """The message, for a run that it follows: it goes on with the run itself should whoever waits with it give up."""
+    retry_after_s = 1
 
 
 class Admission:
-    """Admits messages and keeps runs going on this pod."""
+    """Admits messages, and shows runs to those who follow them; `queue_limit` bounds what may wait for a pod."""
 
-    def __init__(self, services: Services, agents: Mapping[str, Agent], heartbeat: Heartbeat, max_runs: int) -> None:
+    def __init__(self, services: Services, runs: Runs, claims: Claims, queue_limit: int) -> None:
         self._services = services
-        self._agents = agents
-        self._heartbeat = heartbeat
-        self._max_runs = max_runs
-        self._in_flight = 0
-        self._silent: dict[str, tuple[float, float]] = {}
-        """Pods without a subscription: since when, and when that was last seen."""
-        self._tasks: set[asyncio.Task[Any]] = set()
-        services.telemetry.runs_capacity.set(max_runs)
-        services.telemetry.runs_in_flight.set_function(lambda: self._in_flight)
-
-    async def aclose(self) -> None:
-        """Stop all runs of this pod where they are; their leases run out, and other pods go on with them."""
-        await asyncio.gather(*(end(task) for task in list(self._tasks)))
+        self._runs = runs
+        self._claims = claims
+        self._queue_limit = queue_limit
+        self.run = runs.run
+        self.run_in_background = runs.start
 
     async def enter(self, want: Begin) -> Place:
         """Find the run of a message, waiting in line for as long as the settings allow.
 
-        Raises `Locked`, `OtherBody`, `NoSuchSession`, `NotTheTail`, `Overloaded`.
+        Raises `Locked`, `OtherBody`, `NoSuchSession`, `NotTheTail`, `Overloaded`, `Leaving`.
         """
-        if self._in_flight >= self._max_runs:
-            raise Overloaded("all slots of this pod are taken")
-        services = self._services
+        services, runs = self._services, self._runs
+        room = runs.free > 0
+        if not room and (await services.queue.depth()).waiting >= self._queue_limit:
+            raise Overloaded("all slots are taken, and as many runs wait as may wait")
+        runs.expected += room
         member = lease_member(want.session, want.run, want.token)
         entered = services.leases.entering(member)  # the lease first, the session second, both in one write
         try:
@@ -130,11 +119,20 @@ class Admission:
             if not isinstance(error, StoreUnavailable | asyncio.CancelledError):
                 services.leases.end(member)  # refused for good: nothing was begun that the lease could stand for
             raise
+        finally:
+            runs.expected -= room
         await entered
         if isinstance(outcome, Owned):
-            self._count("owned")
-            return Place(want.session, want.run, outcome)
+            self._count("owned" if room else "queued")
+            return await self._seated(want, outcome, room)
         return await self._follow_outcome(want, member, outcome)
+
+    async def _seated(self, want: Begin, owned: Owned, room: bool) -> Place:
+        """The place of a run that this pod owns: here, or in the queue with the client following."""
+        if room:
+            return Place(want.session, want.run, owned)
+        await self._runs.queue(owned, Urgency.BACKGROUND if want.background else Urgency.INTERACTIVE)
+        return Place(want.session, want.run, message=want)
 
     async def _follow_outcome(self, want: Begin, member: bytes, outcome: Any) -> Place:
         services = self._services
@@ -156,7 +154,7 @@ class Admission:
                 return await self._ended(want, outcome.run)
             case Busy():
                 self._count("busy")
-                await self._look_after(want.session, outcome.live)
+                await self._claims.look_after(want.session, outcome.live)
                 raise Locked(outcome.live.run)
             case Blocked():
                 raise InDoubt(want.session, outcome.run, outcome.key)
@@ -180,20 +178,26 @@ class Admission:
         services = self._services
         give_up = time.monotonic() + services.config.wait_ms / 1000
         notice = services.notices.subscribe(want.run)
-        pause_s = _FIRST_LOOK_S
-        self._heartbeat.hold(member, lambda: None)
+        pause_s, interrupted = _FIRST_LOOK_S, ""
+        self._runs.hold(member)
         try:
             while True:
                 outcome = await services.sessions.begin(want)
                 if isinstance(outcome, Owned):
-                    return Place(want.session, want.run, outcome)
+                    return await self._seated(want, outcome, self._runs.free > 0)
                 if not isinstance(outcome, Waiting):
                     return await self._follow_outcome(want, member, outcome)
-                await self._look_after(want.session, outcome.live)
+                await self._claims.look_after(want.session, outcome.live)
+                if want.policy == "interrupt" and outcome.live.run != interrupted:
+                    interrupted = outcome.live.run
+                    await self._interrupt(want.session, interrupted)
                 left_s = give_up - time.monotonic()
-                if left_s <= 0:
+                leaving = self._runs.gone.is_set()
+                if left_s <= 0 or leaving:
                     if await services.sessions.leave(want.session, want.run, want.token, _KEEP_PLACE_MS):
                         continue  # granted in this very moment
+                    if leaving:
+                        raise Leaving("this pod goes away")
                     raise Locked(outcome.live.run)
                 await _heard(notice, min(pause_s, left_s))
                 pause_s = _POLL_S
@@ -201,55 +205,17 @@ class Admission:
             services.leases.end(member)
             raise
         finally:
-            self._heartbeat.drop(member)
+            self._runs.let_go(member)
             services.notices.unsubscribe(want.run, notice)
-
-    # --- running --------------------------------------------------------------------------------------------------
-
-    async def run(self, place: Place, listener: Listener | None = None) -> TurnEnd | None:
-        """Work on an owned run until it is committed; None when another pod took it, which a follower then follows."""
-        owned = place.owned
-        assert owned is not None
-        services = self._services
-        member = owned.lease
-        self._in_flight += 1
-        started = time.perf_counter()
-        agent_name, status = "", "lost"
-        try:
-            request, inputs = _work(place)
-            agent = self._agents.get(request.agent)
-            if agent is None:
-                raise OwnershipLost(f"run {owned.run.id}: this pod has no agent {request.agent!r}")
-            agent_name = agent.name
-            turn = Turn(services, agent, owned, request, inputs, listener)
-            self._heartbeat.hold(member, lambda: self._check_lease(owned, turn))
-            end = await turn.run()
-            status = end.status
-            services.leases.end(member)
-            return end
-        except OwnershipLost as error:
-            log.info("stopped: %s", error)
-            services.telemetry.ownership_lost.inc()
-            return None
-        finally:
-            self._heartbeat.drop(member)
-            services.notices.cancelled.discard(owned.run.id)
-            self._in_flight -= 1
-            services.telemetry.turns.labels(agent_name, status).inc()
-            services.telemetry.turn_seconds.labels(agent_name).observe(time.perf_counter() - started)
-
-    def run_in_background(self, place: Place, listener: Listener | None = None) -> asyncio.Task[TurnEnd | None]:
-        """Work on an owned run in a task of the pod's own: no client's going away ends it."""
-        return self._spawn(self.run(place, listener))
 
     def bring(self, message: Begin) -> None:
         """Begin a message that no client waits for, and work on it."""
-        self._spawn(self._bring(message))
+        self._runs.spawn(self._bring(message))
 
     async def _bring(self, message: Begin) -> None:
         place = await self._entered(message)
         if place.owned is not None:
-            await self.run(place)
+            self.run_in_background(place)
 
     async def _entered(self, message: Begin) -> Place:
         """As `enter`, with the work at hand."""
@@ -258,38 +224,28 @@ class Admission:
             place.request, place.inputs = Request.decode(message.request), orjson.loads(message.input)
         return place
 
-    def _spawn(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended_task)
-        return task
-
-    def _ended_task(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a run stopped here, its lease runs out: %s: %s", type(error).__name__, error)
-
-    def _check_lease(self, owned: Owned, turn: Turn) -> None:
-        self._spawn(self._lease_missing(owned, turn))
-
-    async def _lease_missing(self, owned: Owned, turn: Turn) -> None:
-        """Somebody took a lease of ours: still the owner? then enter it again; else stop."""
-        if await self._services.sessions.owns(owned):
-            await self._services.leases.entering(owned.lease)
-        else:
-            turn.lost()
+    async def _interrupt(self, session: SessionKeys, run: str) -> None:
+        """Ask the owner of the live run to end it: what it has said and done so far stays in the history."""
+        conversations = self._services.conversations
+        stored = await conversations.run(session, run)
+        if stored is not None:
+            identifier = response.response_id(session.id, run)
+            ended = response.body(Request.decode(stored.request), identifier, "cancelled")
+            await conversations.cancel(session, run, orjson.dumps(ended))
 
     # --- following ------------------------------------------------------------------------------------------------
 
     async def result(self, place: Place) -> RunState | None:
-        """Wait until a run has ended. None where there is no such run."""
+        """Wait until a run has ended. None where there is no such run. Raises `Leaving` when this pod goes first."""
         last = None
         async for state, _ in self._states(place, -1):
             last = state
+        if last is not None and last.status not in TERMINAL and self._runs.gone.is_set():
+            raise Leaving("this pod goes away; the run goes on elsewhere")
         return last
 
     async def frames(self, place: Place, after: int = -1) -> AsyncGenerator[list[Frame], None]:
-        """The events of a run numbered above `after`, in batches, until its end; from any pod."""
+        """The events of a run numbered above `after`, in batches, until its end, or until this pod goes away."""
         async for state, logged in self._states(place, after):
             ended = state.status in TERMINAL
             if ended and (state.log < 0 or (after < 0 and not logged)):  # never logged, or the log has expired
@@ -319,7 +275,7 @@ class Admission:
                 if state is None:
                     return
                 yield state, logged
-                if state.status in TERMINAL:
+                if state.status in TERMINAL or self._runs.gone.is_set():
                     return
                 after = max(after, state.log)
                 # Neither live nor in line, twice: whoever waited with it went away before its turn came.
@@ -331,7 +287,7 @@ class Admission:
                     await self._take_over(place.message, run)
                     nowhere = 0
                 if not await _heard(notice, pause_s) and live is not None:
-                    await self._look_after(session, live)
+                    await self._claims.look_after(session, live)
                 pause_s = _POLL_S
         finally:
             services.notices.unsubscribe(run, notice)
@@ -342,50 +298,8 @@ class Admission:
         if place.owned is not None:
             self.run_in_background(place)
 
-    async def _look_after(self, session: SessionKeys, owner: Owner) -> None:
-        """Claim a run whose owner is gone, and go on with it here."""
-        services = self._services
-        theirs = lease_member(session, owner.run, owner.token)
-        early = await services.leases.left_ms(theirs) > 0
-        if early and not await self._vanished(owner.pod):
-            return
-        token = new_id()
-        mine = lease_member(session, owner.run, token)
-        await services.leases.entering(mine)
-        owned = await services.sessions.claim(session, owner, token, early=early)
-        if owned is None:
-            services.leases.end(mine)
-            if not early:
-                services.leases.end(theirs)  # it ran out, and its holder owns nothing any more
-            return
-        services.leases.end(theirs)
-        self._count("claimed")
-        log.info("claimed run %s, attempt %d", owner.run, owned.attempt)
-        self.run_in_background(Place(session, owner.run, owned))
-
-    async def _vanished(self, pod: str) -> bool:
-        """Whether a pod has not been listening for a while. It may live all the same: then its fence stops it."""
-        now = time.monotonic()
-        since, looked = self._silent.pop(pod, (now, now))
-        if pod == self._services.config.pod or await self._services.notices.listening(pod):
-            return False
-        if now - looked > 2 * _POLL_S:
-            since = now  # nobody looked for a while: what was seen then says nothing about the time between
-        self._silent[pod] = (since, now)
-        return now - since >= _SILENCE_S
-
     def _count(self, outcome: str) -> None:
         self._services.telemetry.begins.labels(outcome).inc()
-
-
-def _work(place: Place) -> tuple[Request, list[dict[str, Any]]]:
-    """What the client asked for and sent: at hand, or as an earlier attempt kept it."""
-    if place.request is not None and place.inputs is not None:
-        return place.request, place.inputs
-    record = place.owned.record if place.owned else None
-    if record is None:
-        raise AssertionError("a run without its request")
-    return Request.decode(record["request"]), orjson.loads(record["input"])
 
 
 async def _heard(notice: asyncio.Event, timeout_s: float) -> bool:

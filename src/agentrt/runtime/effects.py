@@ -91,6 +91,12 @@ class Effects:
         if call.outcome is None:
             call.outcome = self._outcomes.failed(IN_DOUBT_TEXT)
 
+    def give_up(self, call: Call) -> None:
+        """Nobody will make the call any more; what was intended may have happened."""
+        if call.outcome is None:
+            happened = call.intent is not None and call.planned.effect != Effect.READ_ONLY
+            call.outcome = self._outcomes.in_doubt() if happened else self._outcomes.failed("The call was not made.")
+
     def start_now(self, calls: Sequence[Call]) -> list[Call]:
         """The calls that start as soon as they are planned; who waits for a place or a lock is only planned."""
         ready = [call for call in calls if call.outcome is None and call.intent is None and call.lock is None]

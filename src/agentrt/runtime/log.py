@@ -7,6 +7,7 @@ events. A run that ends before anything of it was shown needs no log: its events
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -68,6 +69,8 @@ class RunLog:
         self._closed = False
         self.failure: AgentrtError | None = None
         self.cancel_asked = False
+        self.first_delta_at: float | None = None
+        """When the first piece of output came, by `time.perf_counter`."""
 
     @property
     def shown(self) -> bool:
@@ -78,6 +81,8 @@ class RunLog:
         """Append an event. A value that is callable is called when the event is encoded."""
         event = _Event(self._next, kind, fields)
         self._next += 1
+        if self.first_delta_at is None and kind.endswith(".delta"):
+            self.first_delta_at = time.perf_counter()
         self._unlogged.append(event)
         if self._listener is not None:
             self._undelivered.append(event)

@@ -54,12 +54,14 @@ class Readiness:
         self._run = 0
         """Answers in a row when positive, failures in a row when negative."""
         self.redis = Check()
+        self.draining = False
+        """The pod goes away: no new traffic, whatever Redis says."""
         telemetry.ready.set_function(lambda: float(self.ready))
 
     @property
     def ready(self) -> bool:
         """Whether to send traffic here."""
-        return self.redis.state == "ok"
+        return self.redis.state == "ok" and not self.draining
 
     def start(self) -> None:
         """Begin to probe."""

@@ -15,6 +15,7 @@ from agentrt.store.leases import Leases
 from agentrt.store.locks import Locks
 from agentrt.store.notices import Notices
 from agentrt.store.ownership import StoreConfig
+from agentrt.store.queue import Queue
 from agentrt.store.sessions import Sessions
 from agentrt.telemetry import Telemetry
 
@@ -33,6 +34,7 @@ class Services:
     events: Events
     leases: Leases
     locks: Locks
+    queue: Queue
     notices: Notices
     models: Callable[[str], Model]
     telemetry: Telemetry

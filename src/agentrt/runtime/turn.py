@@ -112,6 +112,29 @@ class Turn:
             self._log.close()
         return await self._commit(status, details)
 
+    async def give_up(self, why: str) -> TurnEnd:
+        """End the run as failed without working on it; what became of calls without an outcome is told as unknown."""
+        try:
+            for step, plan in enumerate(await self._take_up()):
+                calls = self._replayed(plan).calls
+                for call in calls:
+                    self._effects.give_up(call)
+                    assert call.outcome is not None
+                    self._output.server_call_done(call.planned.output_index, None, call.outcome.error)
+                if calls:
+                    await self._record(f"{step}.given_up", calls)
+                    self._effects_happened = True
+        except (OwnershipLost, StoreUnavailable):
+            raise
+        except Exception:  # the record itself may be what nobody survives: the run ends all the same
+            log.exception("run %s cannot be read", self._owned.run.id)
+        return await self._fail(ModelError(why, retryable=False))
+
+    @property
+    def first_token_at(self) -> float | None:
+        """When the first piece of output came, by `time.perf_counter`; None before."""
+        return self._log.first_delta_at
+
     def lost(self) -> None:
         """The session has another owner: stop at the next chance."""
         error = OwnershipLost(f"run {self._owned.run.id}: the lease was taken")

@@ -126,13 +126,9 @@ local approvals = r[9] or ''
 if r[3] ~= token then
   attempt = attempt + 1
   if not first then
-    -- A run that begins takes along what came to the session since the last one.
-    if s[12] and s[12] ~= '' then seq = take_notes(session, items, s[12], seq) end
-    if s[13] and s[13] ~= '' then
-      approvals = s[13]
-      redis.call('HDEL', session, 'approvals')
-      redis.call('HSET', run, 'approvals', approvals)
-    end
+    local waiting_approvals
+    seq, waiting_approvals = take_along(session, run, items, s[12], s[13], seq)
+    if waiting_approvals ~= '' then approvals = waiting_approvals end
   end
   if not status then
     redis.call('HSET', run, 'status', 'running', 'fp', fp, 'token', token, 'fence', fence, 'pod', pod, 'attempt', attempt,

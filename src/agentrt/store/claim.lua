@@ -1,16 +1,26 @@
 -- claim: displace the owner of a run whose lease has run out; the only script that does
--- KEYS session run effects
+-- KEYS session run effects items
 -- ARGV v run_id old_token token pod early
 -- early: '1' before the lease has run out, because the owner's pod seems gone; refused while an intent is open
 -- returns 'fence|first|attempt|user|doubts|approvals|metadata' to the new owner | {'lost'} another owner, or idle again
+--         {'waiting', live run, its owner's token, its pod} the run waits in line: it is not its turn yet
 --         {'intents'} too early | {'missing'} | {'newer', v} | {'older', v}
 -- Compare and set on the owner's token: of many claimants one wins; the winner's second sending is answered alike.
 -- INCLUDE ownership.lua
+-- INCLUDE waiters.lua
+-- INCLUDE doubts.lua
 
 local s = redis.call('HMGET', session, 'v', 'owner', 'fence', 'run', 'seq', 'user', 'metadata', 'doubts')
 if not s[1] then return {'missing'} end
 if s[1] ~= v then return {tonumber(s[1]) > tonumber(v) and 'newer' or 'older', s[1]} end
-if s[4] ~= run_id then return {'lost'} end
+if s[4] ~= run_id then
+  for _, w in ipairs(living(read_waiters(redis.call('HGET', session, 'waiters')), now_ms())) do
+    if w[1] == run_id and w[2] == old_token and w[5] == 1 then
+      return {'waiting', s[4] or '', s[2] or '', redis.call('HGET', session, 'pod') or ''}
+    end
+  end
+  return {'lost'}
+end
 local attempt = tonumber(redis.call('HGET', run, 'attempt') or 0)
 local function reply(fence, tries)
   local approvals = redis.call('HGET', run, 'approvals') or ''
@@ -31,5 +41,9 @@ local r = redis.call('HMGET', run, 'first', 'status')
 redis.call('HSET', session, 'owner', token, 'pod', pod, 'fence', fence)
 redis.call('HSET', run, 'status', 'running', 'token', token, 'fence', fence, 'pod', pod, 'attempt', attempt + 1)
 -- A granted waiter whose pod died before its first read has no first item yet.
-if not r[1] then redis.call('HSET', run, 'first', s[5]) end
+if not r[1] then
+  local more = redis.call('HMGET', session, 'notes', 'approvals')
+  s[5] = take_along(session, run, items, more[1], more[2], s[5])
+  redis.call('HSET', run, 'first', s[5])
+end
 return reply(fence, attempt + 1)

@@ -12,7 +12,7 @@
 -- INCLUDE log.lua
 -- INCLUDE doubts.lua
 
-local r = redis.call('HMGET', run, 'op:commit', 'first', 'fp')
+local r = redis.call('HMGET', run, 'op:commit', 'first', 'fp', 'followers')
 local known = r[1]
 if known then
   local by, rev = string.match(known, '^([^,]+),(.*)$')
@@ -35,6 +35,7 @@ redis.call('HSET', session, 'rev', rev, 'seq', tonumber(r[2]) + count, 'updated'
   'last_run', run_id, 'last_fp', r[3], 'last_end', now)
 if head == '1' then redis.call('HSET', session, 'head', run_id) end
 log(run, events, session_id, run_id, last, batch, events_ttl)
+if batch == '' then tell(r[4], session_id, run_id) end  -- it ended before anything of it was logged
 if approvals ~= '' then redis.call('HSET', session, 'approvals', approvals) end
 -- Whoever waits learns by asking again that an effect in doubt holds up the session.
 grant(session, session_id, fence, blocker(s[5]) and {} or read_waiters(s[4]), now)

@@ -19,13 +19,22 @@ local function blocker(text)
   return nil
 end
 
-local function take_notes(session, items, notes, seq)
-  seq = tonumber(seq)
-  for _, note in ipairs(cjson.decode(notes)) do
-    redis.call('RPUSH', items, note[1] .. string.format('%.0f', seq) .. note[2])
-    seq = seq + 1
+-- A run that begins takes along what came to the session since the last one: notes become items, what waits for an
+-- approval becomes the run's to answer. Returns the number of the run's first item, and the approvals.
+local function take_along(session, run, items, notes, approvals, seq)
+  if notes and notes ~= '' then
+    seq = tonumber(seq)
+    for _, note in ipairs(cjson.decode(notes)) do
+      redis.call('RPUSH', items, note[1] .. string.format('%.0f', seq) .. note[2])
+      seq = seq + 1
+    end
+    seq = string.format('%.0f', seq)
+    redis.call('HSET', session, 'seq', seq)
+    redis.call('HDEL', session, 'notes')
   end
-  redis.call('HSET', session, 'seq', seq)
-  redis.call('HDEL', session, 'notes')
-  return string.format('%.0f', seq)
+  if approvals and approvals ~= '' then
+    redis.call('HDEL', session, 'approvals')
+    redis.call('HSET', run, 'approvals', approvals)
+  end
+  return seq, approvals or ''
 end

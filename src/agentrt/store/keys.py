@@ -31,6 +31,7 @@ session TTL (`AGENTRT_SESSION_TTL_S`) from the last begin, commit or append, and
       created, ended   ms                                      cancel         1 when somebody asked to cancel
       log          last event number written, -1 for none      followers      pods that tail the log, comma list
       approvals    what this run's input answers, taken over from the session   forked  1: its message is a fork's
+      spared       attempts that do not count: hand-overs       over           token of the owner that let go last
       result       JSON, the final response body               retry          1: failed, but sending it again resumes
       plan:<step>  JSON, the model's reply and the keys of its effects
       op:<token>   reply of a script of this run, kept so that sending the script again is harmless
@@ -57,8 +58,17 @@ Lock slot `{t/lock:h}`; h = SHA-256 of the lock's name, in hex. Shared by all se
 Queue slot `{q:N}`:
 
   agentrt:{q:N}:leases          ZSET   member tenant/session/run/owner-token, score = deadline in ms, Redis time.
-                                       No TTL: an entry goes when its run ends or with the claim that follows its
-                                       expiry                                                 lease renew watch
+                                       No TTL: an entry goes when its run ends, or to `ready` when its time is over; one
+                                       of a waiter, or of a run with an open intent, comes back by itself
+                                                                      lease renew watch take sweep enqueue park
+  agentrt:{q:N}:ready           ZSET   the same members: runs that wait for a pod, score = class * 2^48 + fair tag, see
+                                       queue.lua. No TTL: an entry goes when it is taken      enqueue sweep take renew
+  agentrt:{q:N}:since           ZSET   the same members, score = ms since when they wait; lives and goes with `ready`
+  agentrt:{q:N}:tags            HASH   `<class>:<tenant>` the tenant's last tag, gone with its last entry;
+                                       `<class>:` the tag taken last. Deleted when `ready` is empty       enqueue take
+  agentrt:{q:N}:takes           HASH   pod -> JSON [op token, members] of its last take; TTL 60 s              take
+  agentrt:{q:N}:dead            HASH   tenant/session/run -> JSON {reason, agent, attempts, pod, at ms}. No TTL: the
+                                       operator owns it (`agentrt queue dead`)                           bury
   agentrt:{q:N}:doubts          ZSET   member tenant/session/run/effect key, score = since when, ms: where an effect
                                        may be in doubt; the journal says whether it is. TTL: twice the sessions'
                                        from the last entry; whoever lists it drops what is resolved or gone
@@ -69,6 +79,7 @@ Pod-owned keys:
   agentrt:{pod:<pod>}:probe     STRING what the readiness probe writes and reads; TTL 60 s
   agentrt:pod:<pod>             pub/sub channel: JSON [granted | logged | cancel, session, run] or
                                 [lock, key of the lock, token that it was handed to]; a hint only, polls stand behind it
+  agentrt:queue:<N>             pub/sub channel: something waits in an empty queue; a hint only
 """
 
 from __future__ import annotations
@@ -191,13 +202,21 @@ class LockKeys:
 class QueueKeys:
     """The keys of one queue slot."""
 
-    __slots__ = ("config", "doubts", "leases", "number")
+    __slots__ = ("channel", "config", "dead", "doubts", "leases", "number", "ready", "since", "slot", "tags", "takes")
 
     def __init__(self, number: int = 0) -> None:
         self.number = number
-        self.leases = b"agentrt:{q:%d}:leases" % number
-        self.doubts = b"agentrt:{q:%d}:doubts" % number
-        self.config = b"agentrt:{q:%d}:config" % number
+        self.slot = b"q:%d" % number
+        head = b"agentrt:{%b}:" % self.slot
+        self.leases = head + b"leases"
+        self.ready = head + b"ready"
+        self.since = head + b"since"
+        self.tags = head + b"tags"
+        self.takes = head + b"takes"
+        self.dead = head + b"dead"
+        self.doubts = head + b"doubts"
+        self.config = head + b"config"
+        self.channel = f"agentrt:queue:{number}"
 
 
 def lease_member(session: SessionKeys, run: str, token: str) -> bytes:

@@ -21,7 +21,7 @@ class Leases:
         self._redis = redis
         self._lease_ms = config.lease_ms
         self._queue = QueueKeys()
-        self._slot = b"q:%d" % self._queue.number
+        self._slot = self._queue.slot
         self._keys = (self._queue.leases,)
 
     def entering(self, member: bytes) -> Sent:
@@ -40,14 +40,24 @@ class Leases:
         for start in range(0, len(members), _RENEW_AT_ONCE):
             unit = Unit(self._slot).call(
                 self._redis.scripts["renew"],
-                self._keys,
+                (self._queue.leases, self._queue.ready, self._queue.since),
                 members[start : start + _RENEW_AT_ONCE],
                 lease_ms=self._lease_ms,
             )
             missing += (await self._redis.execute(unit))[0]
         return missing
 
-    async def left_ms(self, member: bytes) -> int:
-        """Time until an owner's lease runs out, negative if it has; enters one where there is none."""
-        unit = Unit(self._slot).call(self._redis.scripts["watch"], self._keys, member=member, lease_ms=self._lease_ms)
-        return int((await self._redis.execute(unit))[0][1])
+    async def left_ms(self, member: bytes) -> int | None:
+        """Time until an owner's lease runs out, negative if it has; enters one where there is none.
+
+        None: the run waits in the queue for a pod.
+        """
+        keys = (self._queue.leases, self._queue.ready)
+        unit = Unit(self._slot).call(self._redis.scripts["watch"], keys, member=member, lease_ms=self._lease_ms)
+        reply = (await self._redis.execute(unit))[0]
+        return None if reply[0] == b"queued" else int(reply[1])
+
+    async def park(self, member: bytes, until_ms: int) -> None:
+        """Let a lease run out at that time (ms, Redis' clock): nobody works on its run before."""
+        unit = Unit(self._slot).call(self._redis.scripts["park"], self._keys, member=member, until_ms=until_ms)
+        await self._redis.execute(unit)

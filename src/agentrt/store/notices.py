@@ -13,7 +13,7 @@ import orjson
 from agentrt.errors import StoreUnavailable
 from agentrt.store.connection import Redis, RedisOptions, Unit, new_connection
 from agentrt.store.handover import take_over
-from agentrt.store.keys import pod_channel
+from agentrt.store.keys import QueueKeys, pod_channel
 from agentrt.store.scripts import pack
 from agentrt.tasks import end
 
@@ -37,6 +37,9 @@ class Notices:
         self._channel = pod_channel(pod)
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None
+        self._queue = QueueKeys().channel
+        self.on_queued: Callable[[], None] = lambda: None
+        """Called when something begins to wait in the queue."""
         self.cancelled: set[str] = set()
         """Runs of this pod that somebody asked to cancel; the turn takes its own out."""
 
@@ -67,7 +70,16 @@ class Notices:
         reply = (await self._redis.execute(Unit(channel.encode()).command("PUBSUB", "NUMSUB", channel)))[0]
         return int(reply[1]) > 0
 
-    def _wake(self, data: bytes) -> None:
+    def wake_all(self) -> None:
+        """Let whoever waits look for itself."""
+        for events in self._waiting.values():
+            for event in events:
+                event.set()
+
+    def _wake(self, channel: bytes, data: bytes) -> None:
+        if channel == self._queue.encode():
+            self.on_queued()
+            return
         kind, _where, subject = orjson.loads(data)
         if kind == "cancel":
             self.cancelled.add(subject)
@@ -83,9 +95,7 @@ class Notices:
             except (StoreUnavailable, OSError) as error:
                 log.debug("no subscription: %s", error)
             # What was missed meanwhile is found by the polls behind every wait.
-            for events in self._waiting.values():
-                for event in events:
-                    event.set()
+            self.wake_all()
             if ear.subscribed:
                 pause_s = 0.0
             await asyncio.sleep(pause_s)
@@ -95,7 +105,7 @@ class Notices:
         """One connection, until it breaks or falls silent."""
         link = await take_over(new_connection(self._options), ear)
         try:
-            link.transport.write(pack("SUBSCRIBE", self._channel))
+            link.transport.write(pack("SUBSCRIBE", self._channel, self._queue))
             while True:
                 ear.heard = False
                 try:
@@ -114,7 +124,7 @@ class Notices:
 class _Ear(asyncio.Protocol):
     """Receives what is said on a subscription. redis-py's own way costs more than all the rest of a wake-up."""
 
-    def __init__(self, wake: Callable[[bytes], None]) -> None:
+    def __init__(self, wake: Callable[[bytes, bytes], None]) -> None:
         self._wake = wake
         self._reader = hiredis.Reader()
         self.previous: asyncio.BaseProtocol | None = None
@@ -130,7 +140,7 @@ class _Ear(asyncio.Protocol):
                 if type(reply) is not list:  # an error: not allowed to listen
                     self.closed.set()
                 elif reply[0] == b"message":
-                    self._wake(reply[2])
+                    self._wake(reply[1], reply[2])
                 elif reply[0] == b"subscribe":
                     self.subscribed = True
         except (hiredis.ProtocolError, ValueError):  # bytes that are not Redis', a notice that is not ours

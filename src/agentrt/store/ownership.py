@@ -86,6 +86,11 @@ class Owned:
         return lease_member(self.session, self.run.id, self.token)
 
     @property
+    def tries(self) -> int:
+        """Attempts so far, this one included, without those that ended in a hand-over."""
+        return self.attempt - int((self.record or {}).get("spared", 0))
+
+    @property
     def guard(self) -> dict[str, Any]:
         """The operands that guarded scripts ask for."""
         return {"token": self.token, "fence": self.fence}

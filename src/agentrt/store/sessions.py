@@ -11,7 +11,7 @@ import orjson
 from agentrt.errors import OwnershipLost, ScriptError
 from agentrt.records import SCHEMA_VERSION
 from agentrt.store.connection import Redis, Unit
-from agentrt.store.keys import RunKeys, SessionKeys
+from agentrt.store.keys import RunKeys, SessionKeys, new_id
 from agentrt.store.ownership import (
     Approval,
     Doubt,
@@ -62,8 +62,11 @@ class Begin:
     fresh: bool = False
     """The session id was minted for this very request: there is no history to read."""
     policy: str = "wait"
+    """What to do where another message is worked on: `wait`, `reject`, or `interrupt`: wait, and have it ended."""
     retried: bool = False
     parent: str = ""
+    background: bool = False
+    """No client waits for it: its class, should it have to queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +168,7 @@ class Sessions:
             fp=want.fingerprint,
             by_key=int(want.by_key),
             create=int(want.create),
-            policy=want.policy,
+            policy="reject" if want.policy == "reject" else "wait",
             retried=int(want.retried),
             parent=want.parent,
             wait_ms=config.wait_ms,
@@ -227,8 +230,12 @@ class Sessions:
             decode_window(window),
         )
 
-    async def claim(self, keys: SessionKeys, owner: Owner, token: str, *, early: bool = False) -> Owned | None:
+    async def claim(
+        self, keys: SessionKeys, owner: Owner, token: str, *, early: bool = False
+    ) -> Owned | Waiting | None:
         """Displace an owner whose lease has run out. None: somebody else did, or the run has ended by now.
+
+        `Waiting`: the run stands in line behind another one, and its place still holds.
 
         `early`: its lease lives, but its pod seems gone. Refused (None) while one of its effects may be under way.
         """
@@ -236,7 +243,7 @@ class Sessions:
         run = keys.run(run_id)
         unit = Unit(keys.tag).call(
             self._claim,
-            (keys.hash, run.hash, run.effects),
+            (keys.hash, run.hash, run.effects, keys.items),
             v=SCHEMA_VERSION,
             run_id=run_id,
             old_token=owner.token,
@@ -249,6 +256,8 @@ class Sessions:
         if isinstance(reply, list):
             if reply[0] in {b"lost", b"missing", b"intents"}:
                 return None
+            if reply[0] == b"waiting":
+                return Waiting(run_id, Owner(*(part.decode() for part in reply[1:])))
             raise unexpected(reply, f"claim {run_id}")
         owned = self._owned(keys, run, token, reply, window)
         await self.load(owned, window)
@@ -300,6 +309,38 @@ class Sessions:
             raise ScriptError(f"run {run.id}: the history has {int(reply[1])} items, not {owned.first + end.skip}")
         check_guarded(reply[0], owned)
         return int(reply[1])
+
+    async def hand_over(self, owned: Owned, status: str = "") -> None:
+        """Let go of a run so that a claim goes on with it, which is no attempt. Raises `OwnershipLost`.
+
+        `status`: `waiting` for a run that nobody has worked on yet.
+        """
+        keys = (owned.session.hash, owned.run.hash)
+        unit = Unit(owned.session.tag).call(
+            self._redis.scripts["hand_over"], keys, token=owned.token, fence=owned.fence, status=status
+        )
+        check_guarded((await self._redis.execute(unit))[0][0], owned)
+
+    async def revive(self, keys: SessionKeys, run_id: str) -> Begin | str:
+        """Let a run that was given up be tried again: what begins it anew, or why not (`missing`, or its status)."""
+        run = keys.run(run_id)
+        unit = Unit(keys.tag).call(self._redis.scripts["revive"], (keys.hash, run.hash))
+        reply = (await self._redis.execute(unit))[0]
+        if reply[0] != b"ok":
+            return str(reply[-1].decode())
+        fingerprint, request, input_, user = reply[1:]
+        return Begin(
+            keys,
+            run_id,
+            new_id(),
+            fingerprint.decode(),
+            orjson.loads(request)["agent"],
+            request,
+            input_,
+            user.decode(),
+            by_key=True,
+            policy="reject",
+        )
 
     async def owns(self, owned: Owned) -> bool:
         """Whether this pod still owns the session."""

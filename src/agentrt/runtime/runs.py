@@ -1,0 +1,250 @@
+"""The runs that this pod works on: its slots, and what becomes of the runs when the pod goes.
+
+A run that cannot go on here is handed over: its session lets go of it, its lease becomes an entry of the queue, and the
+pod that takes it goes on from the last written step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import orjson
+
+from agentrt.agent import Agent
+from agentrt.errors import AgentrtError, OwnershipLost
+from agentrt.records import Request
+from agentrt.runtime.clock import wall_ms
+from agentrt.runtime.heartbeat import Heartbeat
+from agentrt.runtime.log import Listener
+from agentrt.runtime.services import Services
+from agentrt.runtime.turn import Turn, TurnEnd
+from agentrt.store.keys import SessionKeys
+from agentrt.store.ownership import Owned
+from agentrt.store.queue import DeadLetter, Urgency, run_name
+from agentrt.store.sessions import Begin
+from agentrt.tasks import end
+
+__all__ = ["Place", "Runs"]
+
+log = logging.getLogger("agentrt.runs")
+
+_T = TypeVar("_T")
+
+_LEAVE_S = 5.0
+"""How long the runs of a leaving pod may take to be handed over, once they were told."""
+
+
+@dataclass(slots=True)
+class Place:
+    """What became of a message: a run of its own (`owned`), or a run to follow."""
+
+    session: SessionKeys
+    run: str
+    owned: Owned | None = None
+    request: Request | None = None
+    inputs: list[dict[str, Any]] | None = None
+    """What the client sent, where this pod has it at hand; else the run's record has it."""
+    message: Begin | None = field(default=None, compare=False)
+    """The message, for a run that it follows: it goes on with the run itself should whoever waits with it give up."""
+
+
+class Runs:
+    """Runs at work, at most `max_runs` at once; one that was tried `attempts_max` times in vain is given up."""
+
+    def __init__(
+        self,
+        services: Services,
+        agents: Mapping[str, Agent],
+        heartbeat: Heartbeat,
+        max_runs: int,
+        attempts_max: int = 3,
+    ) -> None:
+        self._services = services
+        self._agents = agents
+        self._heartbeat = heartbeat
+        self._max_runs = max_runs
+        self._attempts_max = attempts_max
+        self._in_flight = 0
+        self.expected = 0
+        """Slots that are promised to runs on their way here."""
+        self.on_free: Callable[[], None] = lambda: None
+        """Called when a slot becomes free."""
+        self._at_work: dict[asyncio.Task[Any], Owned] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._idle = asyncio.Event()
+        self._leaving = False
+        self._left: asyncio.Task[None] | None = None
+        self.gone = asyncio.Event()
+        """Set when nothing is at work here any more, for good: whoever follows a run here is sent elsewhere."""
+        services.telemetry.runs_capacity.set(max_runs)
+        services.telemetry.runs_in_flight.set_function(lambda: self._in_flight)
+
+    @property
+    def free(self) -> int:
+        """Slots that are free; none on a pod that leaves."""
+        return 0 if self._left is not None else self._max_runs - self._in_flight - self.expected
+
+    async def aclose(self) -> None:
+        """Hand over what is still at work."""
+        await self.leave(0)
+        await asyncio.gather(*(end(task) for task in list(self._tasks)))
+
+    # --- working --------------------------------------------------------------------------------------------------
+
+    async def run(self, place: Place, listener: Listener | None = None) -> TurnEnd | None:
+        """Work on an owned run until it is committed; None when it goes on elsewhere, where a follower finds it."""
+        owned = place.owned
+        task = asyncio.current_task()
+        assert owned is not None and task is not None
+        services, member = self._services, owned.lease
+        self._in_flight += 1
+        self._at_work[task] = owned
+        started = time.perf_counter()
+        agent_name, status = "", "lost"
+        try:
+            request, inputs = _work(place)
+            agent = self._agents.get(request.agent)
+            if agent is None or self._leaving:
+                status = "handed_over"
+                await self._put_back(owned, request.agent)
+                return None
+            agent_name = agent.name
+            turn = Turn(services, agent, owned, request, inputs, listener)
+            self._heartbeat.hold(member, lambda: self._check_lease(owned, turn))
+            ended = await (self._give_up(turn, owned, agent) if owned.tries > self._attempts_max else turn.run())
+            status = ended.status
+            if turn.first_token_at is not None:
+                services.telemetry.first_token_seconds.labels(agent_name).observe(turn.first_token_at - started)
+            services.leases.end(member)
+            return ended
+        except OwnershipLost as error:
+            log.info("stopped: %s", error)
+            services.telemetry.ownership_lost.inc()
+            return None
+        except asyncio.CancelledError:
+            if not self._leaving:
+                raise
+            task.uncancel()
+            status = "handed_over"
+            await self._put_back(owned)
+            return None
+        finally:
+            self._heartbeat.drop(member)
+            services.notices.cancelled.discard(owned.run.id)
+            self._in_flight -= 1
+            del self._at_work[task]
+            if not self._at_work:
+                self._idle.set()
+            self.on_free()
+            services.telemetry.turns.labels(agent_name, status).inc()
+            services.telemetry.turn_seconds.labels(agent_name).observe(time.perf_counter() - started)
+
+    def start(self, place: Place, listener: Listener | None = None) -> asyncio.Task[TurnEnd | None]:
+        """Work on an owned run in a task of the pod's own: no client's going away ends it."""
+        owned = place.owned
+        if owned is not None and owned.record is not None and owned.record.get("cancel") == b"1":
+            self._services.notices.cancelled.add(owned.run.id)  # asked before this pod could hear of it
+        return self.spawn(self.run(place, listener))
+
+    def spawn(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        """Run a coroutine that nobody waits for; it ends with the pod."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended_task)
+        return task
+
+    def _ended_task(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a run stopped here, its lease runs out: %s: %s", type(error).__name__, error)
+
+    def hold(self, member: bytes) -> None:
+        """Renew the lease of a message that waits in line."""
+        self._heartbeat.hold(member, lambda: None)
+
+    def let_go(self, member: bytes) -> None:
+        """Renew it no longer."""
+        self._heartbeat.drop(member)
+
+    def _check_lease(self, owned: Owned, turn: Turn) -> None:
+        self.spawn(self._lease_missing(owned, turn))
+
+    async def _lease_missing(self, owned: Owned, turn: Turn) -> None:
+        """Somebody took a lease of ours: still the owner? then enter it again; else stop."""
+        if await self._services.sessions.owns(owned):
+            await self._services.leases.entering(owned.lease)
+        else:
+            turn.lost()
+
+    # --- letting go -----------------------------------------------------------------------------------------------
+
+    async def queue(self, owned: Owned, urgency: Urgency) -> None:
+        """Leave a run that nobody has worked on yet to whichever pod has room."""
+        await self._services.sessions.hand_over(owned, "waiting")
+        await self._services.queue.enqueue(owned.lease, urgency)
+
+    async def park(self, owned: Owned, until_ms: int) -> None:
+        """Let go of a run until a time (ms, Redis' clock)."""
+        await self._services.sessions.hand_over(owned)
+        await self._services.leases.park(owned.lease, until_ms)
+
+    async def _put_back(self, owned: Owned, unknown_agent: str = "") -> None:
+        """Hand a run over; where this pod does not know its agent, others get the time of a lease to take it."""
+        self._heartbeat.drop(owned.lease)
+        try:
+            await self._services.sessions.hand_over(owned)
+            if unknown_agent and not self._leaving:
+                log.warning("run %s: this pod has no agent %r", owned.run.id, unknown_agent)
+                return
+            await self._services.queue.enqueue(owned.lease, Urgency.RECOVERED)
+        except AgentrtError as error:
+            log.info("run %s is not handed over: %s", owned.run.id, error)
+
+    async def _give_up(self, turn: Turn, owned: Owned, agent: Agent) -> TurnEnd:
+        """Too many attempts: into the dead letters with it, and an answer for its clients."""
+        services, attempts = self._services, owned.tries - 1
+        reason = f"{attempts} attempts ended without a result"
+        log.error("run %s of agent %s is given up: %s", owned.run.id, agent.name, reason)
+        name = run_name(owned.session, owned.run.id)
+        await services.queue.bury(DeadLetter(name, reason, agent.name, attempts, services.config.pod, wall_ms()))
+        services.telemetry.claims.labels("given_up").inc()
+        return await turn.give_up(f"The run was given up: {reason}.")
+
+    async def leave(self, within_s: float) -> None:
+        """Let runs end for that long, then hand over what is left. Nothing is begun here any more."""
+        if self._left is None:
+            self._left = asyncio.get_running_loop().create_task(self._leave(within_s))
+        await asyncio.shield(self._left)
+
+    async def _leave(self, within_s: float) -> None:
+        await self._until_idle(within_s)
+        self._leaving = True
+        for task in list(self._at_work):
+            task.cancel()
+        await self._until_idle(_LEAVE_S)
+        self.gone.set()
+        self._services.notices.wake_all()
+
+    async def _until_idle(self, within_s: float) -> None:
+        if self._at_work and within_s > 0:
+            self._idle.clear()
+            try:
+                async with asyncio.timeout(within_s):
+                    await self._idle.wait()
+            except TimeoutError:
+                return
+
+
+def _work(place: Place) -> tuple[Request, list[dict[str, Any]]]:
+    """What the client asked for and sent: at hand, or as an earlier attempt kept it."""
+    if place.request is not None and place.inputs is not None:
+        return place.request, place.inputs
+    record = place.owned.record if place.owned else None
+    if record is None:
+        raise AssertionError("a run without its request")
+    return Request.decode(record["request"]), orjson.loads(record["input"])

@@ -1,0 +1,36 @@
+-- take: the first entries of the queue for a pod that has room; each gets a lease with the pop
+-- KEYS leases ready since tags takes
+-- ARGV op pod count lease_ms
+-- returns the members; the same ones again to the same op. An entry keeps its token, the one that a claim displaces: a
+-- pod that dies between take and claim leaves a lease that runs out, and the entry comes back.
+-- INCLUDE ownership.lua
+-- INCLUDE queue.lua
+
+local known = redis.call('HGET', takes, pod)
+if known then
+  local last = cjson.decode(known)
+  if last[1] == op then return last[2] end
+end
+redis.call('ZREM', leases, '')  -- get through, see ownership.lua
+local deadline = string.format('%.0f', now_ms() + lease_ms)
+local taken = {}
+for _ = 1, count do
+  local popped = redis.call('ZPOPMIN', ready)
+  local member = popped[1]
+  if not member then break end
+  local score = tonumber(popped[2])
+  local class = math.floor(score / CLASS)
+  local tag = string.format('%.0f', score - class * CLASS)
+  local own = class .. ':' .. tenant_of(member)
+  redis.call('HSET', tags, class .. ':', tag)
+  if redis.call('HGET', tags, own) == tag then redis.call('HDEL', tags, own) end  -- nothing of the tenant waits any more
+  redis.call('ZREM', since, member)
+  redis.call('ZADD', leases, deadline, member)
+  taken[#taken + 1] = member
+end
+if #taken > 0 then
+  if redis.call('ZCARD', ready) == 0 then redis.call('DEL', tags) end
+  redis.call('HSET', takes, pod, cjson.encode({op, taken}))
+  redis.call('EXPIRE', takes, 60)
+end
+return taken

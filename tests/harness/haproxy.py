@@ -1,0 +1,72 @@
+"""HAProxy in front of pods: it asks /readyz, balances by turns, and never sends a request twice."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+
+import httpx2
+
+from tests.harness.pod import Pod
+from tests.harness.redis_server import free_port
+
+_CONFIG = """
+global
+    maxconn 4096
+defaults
+    mode http
+    timeout connect 1s
+    timeout client 60s
+    timeout server 60s
+    timeout queue 1s
+    retries 0
+frontend all
+    bind 127.0.0.1:{port}
+    default_backend pods
+backend pods
+    balance roundrobin
+    option httpchk GET /readyz
+    default-server inter 200ms fall 1 rise 1
+{servers}
+"""
+
+
+class HAProxy:
+    """A load balancer over `pods`, on loopback."""
+
+    def __init__(self, pods: list[Pod]) -> None:
+        self.port = free_port()
+        self._pods = pods
+        self._config = Path(tempfile.mkstemp(prefix="agentrt-haproxy-", suffix=".cfg")[1])
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> HAProxy:
+        servers = "\n".join(f"    server {pod.name} 127.0.0.1:{pod.port} check" for pod in self._pods)
+        self._config.write_text(_CONFIG.format(port=self.port, servers=servers))
+        self._process = subprocess.Popen(
+            ["haproxy", "-db", "-f", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                if httpx2.get(f"{self.url}/readyz").status_code == 200:
+                    return self
+            except httpx2.HTTPError:
+                pass
+            time.sleep(0.05)
+        raise RuntimeError("HAProxy did not get ready")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        self._config.unlink()
