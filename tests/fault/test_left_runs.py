@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import openai
 import orjson
 import pytest
 
@@ -248,6 +250,65 @@ def test_a_stream_with_a_tool_goes_on_elsewhere(redis_server: RedisServer, tmp_p
     assert final[-1]["content"][0]["text"].split() == [f"w{number}" for number in range(40)]
     assert [item["type"] for item in final] == ["mcp_call", "message"]
     assert len(effects(sink)) == 1
+
+
+@pytest.mark.timeout(90)
+def test_a_log_that_stalls_before_the_kill() -> None:
+    """Redis freezes, the client reads 300 more events, the pod is killed: another one tells the rest, all closed."""
+    with (
+        RedisServer() as server,
+        pod(server, "e-a") as a,
+        pod(server, "e-b") as b,
+        httpx2.Client(base_url=a.url, timeout=30) as to_a,
+        httpx2.Client(base_url=b.url, timeout=30) as to_b,
+    ):
+        seen: list[dict[str, Any]] = []
+        with suppress(httpx2.HTTPError):
+            for event in events(to_a, "POST", "/v1/responses", json={"model": "fast", "input": "500", "stream": True}):
+                seen.append(event)
+                if len(seen) == 40:
+                    server.signal(signal.SIGSTOP)
+                if len(seen) == 340:
+                    a.kill()
+        assert len(seen) >= 340
+        server.signal(signal.SIGCONT)
+        wait_until(b.ready, 10)
+        response, last = seen[0]["response"]["id"], seen[-1]["sequence_number"]
+        query = {"stream": "true", "starting_after": str(last)}
+        rest = list(events(to_b, "GET", f"/v1/responses/{response}", params=query))
+        with (
+            openai.OpenAI(base_url=f"{b.url}/v1", api_key="any", max_retries=0) as strict,
+            strict.responses.stream(response_id=response) as stream,
+        ):
+            final = stream.get_final_response()
+    told = [*seen, *rest]
+    numbers = [event["sequence_number"] for event in told]
+    assert numbers == sorted(set(numbers))
+    opened = [event["output_index"] for event in told if event["type"] == "response.output_item.added"]
+    closed = [event["output_index"] for event in told if event["type"] == "response.output_item.done"]
+    assert opened == closed == [0, 1]
+    assert final.output_text.split() == [f"w{number}" for number in range(500)]
+
+
+@pytest.mark.timeout(90)
+def test_everything_lost(redis_server: RedisServer) -> None:
+    """FLUSHALL under a run: its client is told, the pod serves on at once, and errors do not pour."""
+    with pod(redis_server, "f-a") as a, redis_server.client() as client:
+        with httpx2.Client(base_url=a.url, timeout=30) as to_a:
+            seen = []
+            for event in events(to_a, "POST", "/v1/responses", json={"model": "slow", "input": WORDS, "stream": True}):
+                seen.append(event["type"])
+                if len(seen) == 6:
+                    client.flushall()
+            assert seen[-1] != "response.completed"
+            begun = time.monotonic()
+            assert ask(a, "echo", "still there")["status"] == "completed"
+            assert time.monotonic() - begun < 5
+            time.sleep(2)  # the time in which errors would pour
+            metrics = httpx2.get(f"{a.url}/metrics").text
+        assert "agentrt_runs_in_flight 0.0" in metrics
+        loud = [line for line in a.log.read_text().splitlines() if " ERROR " in line or " WARNING " in line]
+        assert len(loud) <= 3, loud
 
 
 @pytest.mark.timeout(90)

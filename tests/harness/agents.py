@@ -50,6 +50,13 @@ def teller(request: ModelRequest) -> Iterable[ModelEvent | float]:
         yield TextDelta(f"w{number} ")
 
 
+def fast(request: ModelRequest) -> Iterable[ModelEvent | float]:
+    """As many words as the user names, 4 ms apart."""
+    for number in range(int(last_user_text(request.items))):
+        yield 0.004
+        yield TextDelta(f"w{number} ")
+
+
 def poison(request: ModelRequest) -> Iterable[ModelEvent | float]:
     """Kills the pod that asks, as long as the file that the user names is there."""
     if Path(last_user_text(request.items)).exists():
@@ -102,6 +109,7 @@ async def charge(ctx: ToolContext) -> str:
 SCRIPTS["slow"] = slow
 SCRIPTS["worker"] = worker
 SCRIPTS["teller"] = teller
+SCRIPTS["fast"] = fast
 SCRIPTS["poison"] = poison
 
 agents = [
@@ -109,5 +117,6 @@ agents = [
     Agent("slow", model="scripted:slow"),
     Agent("worker", model="scripted:worker", tools=[book, note, once, read, charge]),
     Agent("teller", model="scripted:teller", tools=[book]),
+    Agent("fast", model="scripted:fast"),
     Agent("poison", model="scripted:poison"),
 ]

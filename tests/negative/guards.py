@@ -12,7 +12,7 @@ from typing import Any
 import redis.asyncio
 from redis import exceptions
 
-from agentrt.errors import StoreUnavailable
+from agentrt.errors import OutcomeUnknown
 from agentrt.runtime.heartbeat import Heartbeat
 from agentrt.runtime.intents import Intents
 from agentrt.store import scripts
@@ -110,7 +110,7 @@ def retries() -> None:
                 await link.read_response()
             return await once()
         except (exceptions.ConnectionError, exceptions.TimeoutError) as error:
-            raise StoreUnavailable(str(error)) from error
+            raise OutcomeUnknown(str(error)) from error
         finally:
             await link.disconnect()
 

@@ -15,7 +15,8 @@ STAND_FOR = {
     "intent": ("tests/runtime/test_recovery.py", "open_intent"),
     "op_tokens": ("tests/store/test_idempotence.py", "reply_lost"),
     "renewal": ("tests/runtime/test_effects.py", "longer"),
-    "retries": ("tests/store/test_guards.py", "unreachable"),
+    "retries": ("tests/store/test_multiplexer.py", "stopped_redis"),
+    "sweep": ("tests/store/test_queue.py", "becomes_an_entry or taker_that_dies"),
 }
 """By guard: the tests that must notice that it is gone."""
 

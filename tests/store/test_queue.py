@@ -209,6 +209,18 @@ async def test_a_hand_over_is_no_attempt(store: Store) -> None:
     assert (third.attempt, third.tries) == (3, 2)
 
 
+async def test_what_its_sender_asks_for_anew_counts_from_one(store: Store) -> None:
+    """A run that failed for a while, and was sent again each time, is not near its dead letter."""
+    want = message(new_session(), by_key=True)
+    for number in range(5):
+        owned = await store.own(again(want))
+        assert (owned.attempt, owned.tries) == (number + 1, 1)
+        await store.sessions.commit(owned, ending(status="failed", retry=True))
+    owned = await store.own(again(want))
+    claimed = await store.claim(owned)
+    assert claimed is not None and claimed.tries == 2
+
+
 async def test_a_queued_run_shows_as_waiting_and_is_joined(store: Store, outside: redis_py.Redis) -> None:
     want = message(new_session(), by_key=True)
     owned = await store.own(want)

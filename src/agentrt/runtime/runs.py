@@ -185,6 +185,7 @@ class Runs:
 
     async def queue(self, owned: Owned, urgency: Urgency) -> None:
         """Leave a run that nobody has worked on yet to whichever pod has room."""
+        self._heartbeat.drop(owned.lease)  # or a beat would take it out of the queue again
         await self._services.sessions.hand_over(owned, "waiting")
         await self._services.queue.enqueue(owned.lease, urgency)
 

@@ -136,8 +136,9 @@ if r[3] ~= token then
     redis.call('RPUSH', runs, run_id)
   else
     if not first then first = seq end
+    -- Its sender asked for it anew: what was tried before does not count against it.
     redis.call('HSET', run, 'status', 'running', 'token', token, 'fence', fence, 'pod', pod, 'attempt', attempt,
-      'first', first)
+      'first', first, 'spared', attempt - 1)
     redis.call('HDEL', run, 'retry', 'ended', 'result')
   end
   redis.call('EXPIRE', run, ttl)

@@ -30,8 +30,9 @@ session TTL (`AGENTRT_SESSION_TTL_S`) from the last begin, commit or append, and
       attempt      1, 2, ...                                   pod            the pod of the last attempt
       created, ended   ms                                      cancel         1 when somebody asked to cancel
       log          last event number written, -1 for none      followers      pods that tail the log, comma list
-      approvals    what this run's input answers, taken over from the session   forked  1: its message is a fork's
-      spared       attempts that do not count: hand-overs       over           token of the owner that let go last
+       approvals    what this run's input answers, taken over from the session   forked  1: its message is a fork's
+       spared       attempts that do not count (handed over,    over           token of the owner that let go last
+                    or before its sender asked for it anew)
       result       JSON, the final response body               retry          1: failed, but sending it again resumes
       plan:<step>  JSON, the model's reply and the keys of its effects
       op:<token>   reply of a script of this run, kept so that sending the script again is harmless
