@@ -114,20 +114,25 @@ class Limits:
     context_tokens: int = 32_000
     """Budget of the window that goes to the model."""
     model_timeout_s: float = 300.0
+    """Bound of one whole model call; gaps within it are bounded by `AGENTRT_MODEL_GAP_S`."""
     model_attempts: int = 3
+    """Tries of one step at each of the agent's models."""
+    model_wait_s: float = 20.0
+    """Pauses between the tries of one step, together; a provider that asks for more is answered to the client."""
 
 
 @dataclass(frozen=True)
 class Agent:
     """An agent: a model, instructions, tools.
 
-    `model` is `provider:name`, e.g. `anthropic:claude-sonnet-4-5`, `openai:gpt-5`, `scripted:echo`.
+    `model` is `provider:name`, e.g. `anthropic:claude-sonnet-4-5`, `openai:gpt-5`, `openai-chat:llama`,
+    `scripted:echo`; or several of them: where the first does not answer, the step is asked of the next.
     `on_busy` says what a different message does while the session is busy: `wait` in line, `reject` (409), or
     `interrupt`: wait, and have what is live ended, as if its response had been cancelled.
     """
 
     name: str
-    model: str
+    model: str | Sequence[str]
     instructions: str = ""
     tools: Sequence[Tool] = ()
     on_busy: Literal["wait", "reject", "interrupt"] = "wait"
@@ -138,8 +143,16 @@ class Agent:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise DeclarationError(f"agent name {self.name!r} does not match {_NAME.pattern}")
-        if ":" not in self.model:
-            raise DeclarationError(f"agent {self.name}: model {self.model!r} is not of the form provider:name")
+        if not self.models or len(set(self.models)) < len(self.models):
+            raise DeclarationError(f"agent {self.name}: needs at least one model, and none twice")
+        for model in self.models:
+            if ":" not in model:
+                raise DeclarationError(f"agent {self.name}: model {model!r} is not of the form provider:name")
         names = [tool.name for tool in self.tools]
         if len(names) != len(set(names)):
             raise DeclarationError(f"agent {self.name}: two tools have the same name")
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The full names of its models, the preferred one first."""
+        return (self.model,) if isinstance(self.model, str) else tuple(self.model)

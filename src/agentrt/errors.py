@@ -102,15 +102,23 @@ class ModelError(AgentrtError):
 
     `code` is one of the closed set of the Responses API's `response.error.code`
     (`server_error`, `rate_limit_exceeded`, `invalid_prompt`); `retry_after_s` is what the provider asked for.
+    `refused`: the provider began no reply, so nothing was paid for.
     """
 
     def __init__(
-        self, message: str, *, code: str = "server_error", retryable: bool, retry_after_s: float | None = None
+        self,
+        message: str,
+        *,
+        code: str = "server_error",
+        retryable: bool,
+        retry_after_s: float | None = None,
+        refused: bool = False,
     ) -> None:
         super().__init__(message)
         self.code = code
         self.retryable = retryable
         self.retry_after_s = retry_after_s
+        self.refused = refused
 
 
 class ToolError(AgentrtError):

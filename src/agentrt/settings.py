@@ -52,6 +52,8 @@ class Settings:
     item_bytes_max: int = _setting(256 * 1024, "longest single item", 1024)
     items_max: int = _setting(512, "items in one request", 1)
     redis_timeout_ms: int = _setting(1_000, "longest wait for a reply of Redis", 10)
+    model_gap_s: int = _setting(60, "longest silence of a model provider within a call, its first byte included", 1)
+    prices_file: str = _setting("", "JSON file of prices per million tokens, by model; default: costs are not counted")
     openai_api_key: str = _setting("", "key of OpenAI or a compatible server; OPENAI_API_KEY works too")
     openai_base_url: str = _setting("", "base URL of it; OPENAI_BASE_URL works too")
     anthropic_api_key: str = _setting("", "key of Anthropic; ANTHROPIC_API_KEY works too")

@@ -27,7 +27,7 @@ from tests.models.fake_server import FakeServer, Reply, serve
 KEY = "sk-ant-very-secret"
 PROMPT = "my private question"
 REQUEST = ModelRequest([Item.of({"type": "message", "role": "user", "content": PROMPT})])
-USAGE = Usage(100, 20, 64, 8)
+USAGE = Usage(100, 20, 64, 8, 6)
 
 
 @pytest.fixture

@@ -100,4 +100,4 @@ def _model_error(error: anthropic.APIError) -> ModelError:
     if error.status_code < 400:  # an error event in the midst of a stream
         return error_of(error.body, words)
     wait_s = failure.retry_after_s(error.response.headers, datetime.datetime.now(datetime.UTC))
-    return failure.from_status(PROVIDER, error.status_code, {"type": error.type, **words}, wait_s=wait_s)
+    return failure.from_status(PROVIDER, error.status_code, {"type": error.type, **words}, wait_s=wait_s, refused=True)

@@ -278,6 +278,7 @@ class Reply:
             output_tokens=failure.number(self._usage, "output_tokens"),
             cached_tokens=cached,
             reasoning_tokens=failure.number(self._usage, "output_tokens_details", "thinking_tokens"),
+            written_tokens=written,
         )
 
 

@@ -24,11 +24,17 @@ _TOO_MANY = 429
 
 
 def from_status(
-    provider: str, status: int, words: Mapping[str, Any] | None = None, *, wait_s: float | None = None
+    provider: str,
+    status: int,
+    words: Mapping[str, Any] | None = None,
+    *,
+    wait_s: float | None = None,
+    refused: bool = False,
 ) -> ModelError:
     """The error for an HTTP status, or for the status that an error event in a stream stands for.
 
-    `words` are details such as `code`, `param`, `request_id`; values that are not one short word are left out.
+    `refused`: the status is the answer itself, not an event. `words` are details such as `code`, `param`,
+    `request_id`; values that are not one short word are left out.
     """
     said = "".join(
         f", {name} {value}"
@@ -37,10 +43,11 @@ def from_status(
     )
     message = f"{provider} answered {status}{said}"
     if status == _TOO_MANY:
-        return ModelError(message, code="rate_limit_exceeded", retryable=True, retry_after_s=wait_s)
+        return ModelError(message, code="rate_limit_exceeded", retryable=True, retry_after_s=wait_s, refused=refused)
     code = "invalid_prompt" if status in _INVALID else "server_error"
     retryable = status not in _NOT_RETRYABLE
-    return ModelError(message, code=code, retryable=retryable, retry_after_s=wait_s if retryable else None)
+    wait_s = wait_s if retryable else None
+    return ModelError(message, code=code, retryable=retryable, retry_after_s=wait_s, refused=refused)
 
 
 def broken(provider: str, what: str, cause: BaseException | None = None) -> ModelError:

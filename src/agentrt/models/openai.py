@@ -94,5 +94,5 @@ def _model_error(error: openai.APIError) -> ModelError:
     if isinstance(error, openai.APIStatusError):
         words = {"code": error.code or error.type, "param": error.param, "request_id": error.request_id}
         wait_s = failure.retry_after_s(error.response.headers, datetime.datetime.now(datetime.UTC))
-        return failure.from_status(PROVIDER, error.status_code, words, wait_s=wait_s)
+        return failure.from_status(PROVIDER, error.status_code, words, wait_s=wait_s, refused=True)
     return error_of(error.body if isinstance(error.body, dict) else {})

@@ -221,4 +221,5 @@ def _usage(response: Mapping[str, Any]) -> Usage | None:
         output_tokens=failure.number(usage, "output_tokens"),
         cached_tokens=failure.number(usage, "input_tokens_details", "cached_tokens"),
         reasoning_tokens=failure.number(usage, "output_tokens_details", "reasoning_tokens"),
+        written_tokens=failure.number(usage, "input_tokens_details", "cache_write_tokens"),
     )

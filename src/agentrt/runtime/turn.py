@@ -75,7 +75,7 @@ class Turn:
         self._agent = agent
         self._owned = owned
         self._request = request
-        self._provider = services.models(agent.model).provider
+        self._provider = services.models(agent.models[0]).provider
         logged = int(owned.record["log"]) if owned.record else -1
         self._log = RunLog(services.journal, owned, logged=logged, listener=listener)
         run, first = owned.run.id, owned.first
@@ -191,13 +191,13 @@ class Turn:
     async def _plan(self, step: int, reply: Reply) -> Todo:
         """Persist the reply and its calls before any of them happens."""
         owned, effects = self._owned, self._new_effects()
-        todo = Todo(client_calls=reply.client_calls)
+        todo = Todo(client_calls=len(reply.client_calls))
         waiting: list[Planned] = []
         for index, call in enumerate(reply.calls):
             tool = self._tools.get(call.name)
             asking = asks(tool, call) and call.name not in self._doubted
             begin = self._output.approval_request if asking else self._output.server_call
-            slot = begin(call, {"step": step, "provider": self._provider})
+            slot = begin(call, {"step": step, "provider": reply.provider})
             reply.indexes.append(slot.index)
             planned = Planned(
                 key=effect_key(owned.session, owned.run.id, step, index),
