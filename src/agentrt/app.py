@@ -169,6 +169,8 @@ async def build(
             settings.openai_base_url,
             settings.anthropic_api_key,
             settings.anthropic_base_url,
+            settings.openai_chat_api_key,
+            settings.openai_chat_base_url,
             gap_s=settings.model_gap_s,
         ),
         given,

@@ -13,6 +13,7 @@ AgentrtError
 ├── LockLost                 a named lock ran out or is somebody else's: stop what it was needed for
 ├── SchemaNewer              the record was written by a newer agentrt: 503 + Retry-After, never misread
 ├── ModelError               the provider failed; says whether a retry may help
+│   └── Unsupported          the provider was not even asked: it has no place for this input
 └── ToolError                raised by a tool on purpose: its text is the answer to the model
 """
 
@@ -33,6 +34,7 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "ToolError",
+    "Unsupported",
 ]
 
 
@@ -119,6 +121,10 @@ class ModelError(AgentrtError):
         self.retryable = retryable
         self.retry_after_s = retry_after_s
         self.refused = refused
+
+
+class Unsupported(ModelError):
+    """An adapter cannot express the new input in its provider's format. Nothing was sent."""
 
 
 class ToolError(AgentrtError):

@@ -56,6 +56,8 @@ class Settings:
     prices_file: str = _setting("", "JSON file of prices per million tokens, by model; default: costs are not counted")
     openai_api_key: str = _setting("", "key of OpenAI or a compatible server; OPENAI_API_KEY works too")
     openai_base_url: str = _setting("", "base URL of it; OPENAI_BASE_URL works too")
+    openai_chat_api_key: str = _setting("", "key of the server behind `openai-chat:` models, if it wants one")
+    openai_chat_base_url: str = _setting("", "base URL of a server that speaks OpenAI's chat completions")
     anthropic_api_key: str = _setting("", "key of Anthropic; ANTHROPIC_API_KEY works too")
     anthropic_base_url: str = _setting("", "base URL of it; ANTHROPIC_BASE_URL works too")
     log_level: str = _setting("info", "debug, info, warning or error")

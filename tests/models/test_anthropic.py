@@ -62,6 +62,7 @@ async def test_text_and_usage(fake: FakeServer, model: AnthropicModel) -> None:
         "model": "claude-test",
         "stream": True,
         "max_tokens": 16_384,
+        "cache_control": {"type": "ephemeral"},
         "messages": [{"role": "user", "content": [{"type": "text", "text": PROMPT}]}],
     }
 

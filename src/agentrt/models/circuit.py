@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from agentrt.errors import ModelError
+from agentrt.errors import ModelError, Unsupported
 
 __all__ = ["Circuit", "State", "Ticket"]
 
@@ -73,6 +73,9 @@ class Circuit:
         """A call ended. What the caller brought upon itself, a rate limit among it, shows that the provider lives."""
         if error is None:
             self._retries = min(_RETRIES_MAX, self._retries + _RETRIES_PER_REPLY)
+        if isinstance(error, Unsupported):
+            self.abandoned(ticket)
+            return
         if ticket != self._ticket:
             return
         if error is None or error.code in {"invalid_prompt", "rate_limit_exceeded"}:

@@ -13,9 +13,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from agentrt.errors import ModelError
+from agentrt.errors import ModelError, Unsupported
 
-__all__ = ["broken", "from_status", "number", "retry_after_s", "table", "text"]
+__all__ = ["broken", "from_status", "number", "retry_after_s", "table", "text", "unsupported"]
 
 _WORD = re.compile(r"[A-Za-z0-9_.\[\]-]{1,80}")
 _INVALID = frozenset({400, 413, 422})
@@ -50,10 +50,15 @@ def from_status(
     return ModelError(message, code=code, retryable=retryable, retry_after_s=wait_s, refused=refused)
 
 
-def broken(provider: str, what: str, cause: BaseException | None = None) -> ModelError:
+def unsupported(provider: str, what: str) -> Unsupported:
+    """The error for input that this provider has no place for: said at once, instead of leaving it out."""
+    return Unsupported(f"{provider} cannot take {what}", code="invalid_prompt", retryable=False, refused=True)
+
+
+def broken(provider: str, what: str, cause: BaseException | None = None, *, refused: bool = False) -> ModelError:
     """The retryable error for a connection or a stream that failed; of `cause` only the type is told."""
     kind = f" ({type(cause).__name__})" if cause is not None else ""
-    return ModelError(f"{provider}: {what}{kind}", code="server_error", retryable=True)
+    return ModelError(f"{provider}: {what}{kind}", code="server_error", retryable=True, refused=refused)
 
 
 def retry_after_s(headers: Mapping[str, str], now: datetime.datetime) -> float | None:

@@ -24,6 +24,8 @@ class Credentials:
     openai_base_url: str = ""
     anthropic_api_key: str = ""
     anthropic_base_url: str = ""
+    openai_chat_api_key: str = ""
+    openai_chat_base_url: str = ""
     gap_s: float = 60.0
     """Longest silence of a provider within a call, the one before its first byte included."""
 
@@ -71,6 +73,14 @@ class Models:
                 return OpenAIModel(
                     name, api_key=keys.openai_api_key, base_url=keys.openai_base_url or None, timeout_s=keys.gap_s
                 )
+            case "openai-chat":
+                url = keys.openai_chat_base_url
+                if not url:
+                    raise DeclarationError(f"model {full_name}: AGENTRT_OPENAI_CHAT_BASE_URL is not set")
+                from agentrt.models.openai import OpenAIChatModel
+
+                key = keys.openai_chat_api_key or "none"  # many such servers want no key, the SDK wants one
+                return OpenAIChatModel(name, api_key=key, base_url=url, timeout_s=keys.gap_s)
             case "anthropic":
                 if not keys.anthropic_api_key:
                     raise DeclarationError(f"model {full_name}: ANTHROPIC_API_KEY is not set")
