@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import functools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import anthropic
 import httpx2
@@ -50,7 +51,7 @@ class AnthropicModel:
     def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
         """Call the model once. The last event is a `Finished`; every failure is a `ModelError`."""
         params = parameters(self.name, request, self._max_tokens)
-        create = functools.partial(self._client.messages.create, **params)
+        create: Callable[[], Any] = functools.partial(self._client.messages.create, **params)
         return replied(PROVIDER, create, Reply(), anthropic.APIError, _model_error)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import httpx2
@@ -66,7 +66,7 @@ class OpenAIModel(_Adapter):
     def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
         """Call the model once. The last event is a `Finished`; every failure is a `ModelError`."""
         params = openai_wire.parameters(self.name, request)
-        create = functools.partial(self._client.responses.create, **params)
+        create: Callable[[], Any] = functools.partial(self._client.responses.create, **params)
         return replied(self.provider, create, openai_wire.Reply(), openai.APIError, self._model_error)
 
 
@@ -78,5 +78,5 @@ class OpenAIChatModel(_Adapter):
     def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
         """Call the model once. The last event is a `Finished`; every failure is a `ModelError`."""
         params = chat_wire.parameters(self.name, request)
-        create = functools.partial(self._client.chat.completions.create, **params)
+        create: Callable[[], Any] = functools.partial(self._client.chat.completions.create, **params)
         return replied(self.provider, create, chat_wire.Reply(), openai.APIError, self._model_error)
