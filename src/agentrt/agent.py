@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from agentrt.errors import DeclarationError
 
-__all__ = ["Agent", "Effect", "Limits", "Tool", "ToolContext"]
+__all__ = ["Agent", "Effect", "Limits", "Tool", "ToolContext", "ToolServer"]
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -100,6 +100,18 @@ class Tool(Protocol):
         ...
 
 
+class ToolServer(Protocol):
+    """A server elsewhere that offers tools; see `agentrt.tools.mcp`. Started and closed with the pod."""
+
+    @property
+    def tools(self) -> Sequence[Tool]:
+        """The tools it was last known to have, in an order that is the same on every pod."""
+        ...
+
+    async def start(self) -> None: ...
+    async def aclose(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds of one run. Exceeding one ends the run as `incomplete` (or the call as an error), never in a crash."""
@@ -139,6 +151,7 @@ class Agent:
     limits: Limits = field(default_factory=Limits)
     temperature: float | None = None
     max_output_tokens: int | None = None
+    servers: Sequence[ToolServer] = ()
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -156,3 +169,12 @@ class Agent:
     def models(self) -> tuple[str, ...]:
         """The full names of its models, the preferred one first."""
         return (self.model,) if isinstance(self.model, str) else tuple(self.model)
+
+    @property
+    def offered(self) -> tuple[Tool, ...]:
+        """Its tools and those of its servers, in an order that is the same on every pod. Its own names go first."""
+        found = {tool.name: tool for tool in self.tools}
+        for server in self.servers:
+            for tool in server.tools:
+                found.setdefault(tool.name, tool)
+        return tuple(found.values())

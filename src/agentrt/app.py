@@ -181,6 +181,9 @@ async def build(
         for name in agent.models:
             catalog(name)  # a model that cannot be had is told at the start, not to a customer
 
+    for server in dict.fromkeys(server for agent in agents.values() for server in agent.servers):
+        stack.push_async_callback(server.aclose)
+        await server.start()
     made = await stack.enter_async_context(deps()) if deps is not None else None
     notices = Notices(redis, options, settings.pod)
     stack.push_async_callback(notices.aclose)

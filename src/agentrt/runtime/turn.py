@@ -84,7 +84,7 @@ class Turn:
             for number, data in enumerate(inputs)
         ]
         self._output = Output(self._log, run, first + len(inputs), agent.name)
-        self._tools: dict[str, Tool] = {tool.name: tool for tool in agent.tools}
+        self._tools: dict[str, Tool] = {tool.name: tool for tool in agent.offered}
         self._client_tools = {spec.name for spec in context.client_tools(request)}
         self._specs = (*context.tool_specs(agent), *context.client_tools(request))
         self._id = response.response_id(owned.session.id, run)
