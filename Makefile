@@ -5,6 +5,7 @@
 # make kills-runs  10,000 background runs over three pods, one killed every 5 s
 # make bench  the load test that docs/operations.md reads from
 # make bench-locks  what a named lock costs, next to redis-py's and pottery's
+# make bench-providers  what a model provider's reply costs, next to the bare SDKs
 # make setup  what all of them rest on: .venv, from requirements.lock
 # make lock   pin anew what pyproject.toml asks for (make lock UPGRADE=--upgrade: the newest of everything)
 # make clean  remove what these made; the data in .agentrt stay
@@ -23,7 +24,7 @@ UPGRADE ?=
 BIN := .venv/bin
 UV := .venv/uv
 
-.PHONY: setup run test negative kills-runs check bench bench-locks lock clean
+.PHONY: setup run test negative kills-runs check bench bench-locks bench-providers lock clean
 
 setup: .venv/.stamp
 
@@ -63,6 +64,9 @@ bench: setup
 
 bench-locks: setup
 	$(BIN)/python -m loadtest.locks
+
+bench-providers: setup
+	$(BIN)/python -m loadtest.providers
 
 # uv in an environment of its own: it resolves for all platforms at once, which pip cannot.
 lock: setup
