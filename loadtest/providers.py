@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer and shorter slices: 20 s, not a minute")
     parser.add_argument("--write", action="store_true", help="also write docs/benchmarks-providers.md")
     args = parser.parse_args()
-    rounds, count = (3, 64) if args.quick else (9, 160)
+    rounds, count = (3, 64) if args.quick else (7, 96)
     started = time.monotonic()
     with ExitStack() as stack:
         with on_core(LOAD_CORE):
