@@ -22,7 +22,7 @@ from agentrt.store.sessions import Begin
 
 __all__ = ["Message", "conversation_keys", "idempotency_key", "parse_message", "response_keys"]
 
-_POLICIES = frozenset({"wait", "reject", "interrupt"})
+_POLICIES = frozenset({"wait", "reject", "interrupt", "rollback", "steer"})
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ from agentrt.store.events import RunState
 from agentrt.store.keys import SessionKeys, lease_member, new_id
 from agentrt.store.ownership import Owned
 from agentrt.store.queue import Urgency
-from agentrt.store.sessions import Begin, Blocked, Busy, Conflict, Ended, Fork, Joined, Missing, Waiting
+from agentrt.store.sessions import Begin, Blocked, Busy, Conflict, Ended, Fork, Joined, Missing, Steered, Waiting
 
 __all__ = [
     "Admission",
@@ -44,6 +44,8 @@ _POLL_S = 1.0
 _FIRST_LOOK_S = 0.1
 """The first look at an owner comes soon: a client whose pod was killed is back within a second."""
 _RETRY_AFTER_S = 5
+_ENDING = {"interrupt": "1", "rollback": "rollback"}
+"""The policies that end what is live, and how they ask for it."""
 _KEEP_PLACE_MS = (_RETRY_AFTER_S + 5) * 1000
 
 
@@ -153,9 +155,14 @@ class Admission:
                 self._count("ended")
                 return await self._ended(want, outcome.run)
             case Busy():
-                self._count("busy")
                 await self._claims.look_after(want.session, outcome.live)
+                if want.policy == "steer":
+                    return await self._steer(want, outcome.live.run)
+                self._count("busy")
                 raise Locked(outcome.live.run)
+            case Steered():
+                self._count("steered")
+                return Place(want.session, outcome.run)
             case Blocked():
                 raise InDoubt(want.session, outcome.run, outcome.key)
             case Conflict():
@@ -173,6 +180,14 @@ class Admission:
             return await self.enter(replace(want, run=run, by_key=True, token=new_id()))
         return Place(want.session, run)
 
+    async def _steer(self, want: Begin, live: str) -> Place:
+        """Give the message to the live run; where that has just ended, or takes no more, it is one like any other."""
+        steered = await self._services.sessions.steer(want, live)
+        if steered is None:
+            return await self.enter(replace(want, policy="wait"))
+        self._count("steered")
+        return Place(want.session, steered.run)
+
     async def _wait(self, want: Begin, member: bytes) -> Place:
         """Wait in line: told by a notice, sure by asking again, which is harmless under the same token."""
         services = self._services
@@ -188,9 +203,9 @@ class Admission:
                 if not isinstance(outcome, Waiting):
                     return await self._follow_outcome(want, member, outcome)
                 await self._claims.look_after(want.session, outcome.live)
-                if want.policy == "interrupt" and outcome.live.run != interrupted:
+                if want.policy in _ENDING and outcome.live.run != interrupted:
                     interrupted = outcome.live.run
-                    await self._interrupt(want.session, interrupted)
+                    await self._interrupt(want.session, interrupted, _ENDING[want.policy])
                 left_s = give_up - time.monotonic()
                 leaving = self._runs.gone.is_set()
                 if left_s <= 0 or leaving:
@@ -224,14 +239,14 @@ class Admission:
             place.request, place.inputs = Request.decode(message.request), orjson.loads(message.input)
         return place
 
-    async def _interrupt(self, session: SessionKeys, run: str) -> None:
-        """Ask the owner of the live run to end it: what it has said and done so far stays in the history."""
+    async def _interrupt(self, session: SessionKeys, run: str, mode: str) -> None:
+        """Ask the owner of the live run to end it: what it has said and done so far stays, unless it can go."""
         conversations = self._services.conversations
         stored = await conversations.run(session, run)
         if stored is not None:
             identifier = response.response_id(session.id, run)
             ended = response.body(Request.decode(stored.request), identifier, "cancelled")
-            await conversations.cancel(session, run, orjson.dumps(ended))
+            await conversations.cancel(session, run, orjson.dumps(ended), mode)
 
     # --- following ------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,11 @@ class Slot:
     open: bool = True
     text: list[str] = field(default_factory=list)
 
+    @property
+    def said(self) -> bool:
+        """Whether it is no output at all but what a client said while the run was at work."""
+        return not self.private
+
 
 class Output:
     """Items by output index. The number of an item in the conversation is `base + index`, for good.
@@ -55,15 +60,14 @@ class Output:
 
     def public(self) -> list[dict[str, Any]]:
         """The finished items, as the client sees them."""
-        return [slot.data for slot in self._ordered() if not slot.open]
+        return [slot.data for slot in self._ordered() if not slot.open and not slot.said]
 
     def lines(self) -> list[bytes]:
         """The stored form by number; empty where an index stayed empty."""
-        end = max((slot.index for slot in self._slots.values() if not slot.open), default=-1) + 1
-        lines = [b""] * end
-        for slot in self._slots.values():
-            if not slot.open:
-                lines[slot.index] = Item.of(slot.data, slot.private).encode()
+        closed = [slot for slot in self._slots.values() if not slot.open]
+        lines = [b""] * (max((slot.index for slot in closed), default=-1) + 1)
+        for slot in closed:
+            lines[slot.index] = Item.of(slot.data, slot.private).encode()
         return lines
 
     def _ordered(self) -> list[Slot]:
@@ -76,6 +80,17 @@ class Output:
         slot = Slot(index, {"id": identifier, "type": kind, **data}, dict(private))
         self._slots[index] = slot
         return slot
+
+    def said(self, data: Mapping[str, Any]) -> int:
+        """What a client says while the run is at work takes the next index, and is told to nobody."""
+        slot = self._open(str(data.get("type", "message")), data, {})
+        slot.data = {**data, "id": slot.data["id"]}
+        slot.open = False
+        return slot.index
+
+    def drop(self) -> None:
+        """Take everything back but what clients said."""
+        self._slots = {index: slot for index, slot in self._slots.items() if slot.said}
 
     def message_delta(self, slot: Slot | None, kind: str, text: str, private: Mapping[str, Any]) -> Slot:
         """More text of a message; opens it where there is none. `kind`: `output_text` or `refusal`."""
@@ -195,7 +210,7 @@ class Output:
                     self.show_call(slot)
                 continue
             slot.open = False
-            if not logged.get(slot.index, False):
+            if not slot.said and not logged.get(slot.index, False):
                 if slot.index not in logged:
                     self._log.add(*response.opening(slot.index, slot.data))
                 for event in response.closing(slot.index, slot.data, opened=slot.index in logged):

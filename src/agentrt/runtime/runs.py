@@ -135,7 +135,8 @@ class Runs:
             return None
         finally:
             self._heartbeat.drop(member)
-            services.notices.cancelled.discard(owned.run.id)
+            services.notices.cancelled.pop(owned.run.id, None)
+            services.notices.steered.discard(owned.run.id)
             self._in_flight -= 1
             del self._at_work[task]
             if not self._at_work:
@@ -147,8 +148,11 @@ class Runs:
     def start(self, place: Place, listener: Listener | None = None) -> asyncio.Task[TurnEnd | None]:
         """Work on an owned run in a task of the pod's own: no client's going away ends it."""
         owned = place.owned
-        if owned is not None and owned.record is not None and owned.record.get("cancel") == b"1":
-            self._services.notices.cancelled.add(owned.run.id)  # asked before this pod could hear of it
+        if owned is not None and owned.record is not None:  # what was asked before this pod could hear of it
+            notices = self._services.notices
+            notices.steered.add(owned.run.id)
+            if how := owned.record.get("cancel"):
+                notices.cancelled[owned.run.id] = how.decode()
         return self.spawn(self.run(place, listener))
 
     def spawn(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:

@@ -6,6 +6,7 @@
 --         {'waiting', run id, live run, owner token, owner's pod}
 --         {'busy', live run, owner token, owner's pod}   refused by policy, or the line is full
 --         {'ended', run id}                   the run has ended: replay its result
+--         {'steered', run id}                 the message was given to that run
 --         {'blocked', run id, effect key}     an effect in doubt holds up the session until it is resolved
 --         {'conflict'} same id, other body    {'missing'} no such session      {'fork'} the parent is not the tail
 --         {'newer', v} {'older', v} other schema version       {'foreign'} the key holds another tenant's state
@@ -38,6 +39,7 @@ if not mine then
   -- The same message by its key.
   if status then
     if r[2] ~= fp then return {'conflict'} end
+    if status == 'steered' then return {'steered', redis.call('HGET', run, 'into')} end
     if status ~= 'waiting' and status ~= 'running' then
       if r[5] ~= '1' then return {'ended', run_id} end
       -- A failure that may pass is resumed; if it left items in the history, only while nothing stands behind them.
@@ -58,11 +60,13 @@ if not mine then
   end
   -- The same message by its fingerprint: live, waiting, or just ended and said to be a retry.
   if by_key == '0' and not status and sv then
-    if live ~= '' and live_fp == fp and owner == token then return {'waiting', live, live, token, pod} end
-    if live ~= '' and live_fp == fp then return {'joined', live, owner, live_pod()} end
+    if live ~= '' and is_of(live_fp, fp) then
+      if owner == token then return {'waiting', live, live, token, pod} end
+      return {'joined', live, owner, live_pod()}
+    end
     if not waiting and live == '' and retried == '1' then
       local last = redis.call('HMGET', session, 'last_run', 'last_fp', 'last_end')
-      if last[2] == fp and now - tonumber(last[3]) <= 60000 then return {'ended', last[1]} end
+      if is_of(last[2], fp) and now - tonumber(last[3]) <= 60000 then return {'ended', last[1]} end
     end
   end
   -- A chained request forks unless its parent is the tail of (head, live run, waiting runs).

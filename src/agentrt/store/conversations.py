@@ -201,13 +201,17 @@ class Conversations:
         unit = Unit(keys.tag).call(self._redis.scripts["delete_run"], (run.hash, run.effects, run.events))
         return str((await self._redis.execute(unit))[0][0].decode())
 
-    async def cancel(self, keys: SessionKeys, run_id: str, result: bytes) -> str:
-        """Ask for the end of a run: `asked`, `cancelled` (it was waiting), `missing`, or the status it ended with."""
+    async def cancel(self, keys: SessionKeys, run_id: str, result: bytes, mode: str = "1") -> str:
+        """Ask for the end of a run: `asked`, `cancelled` (it was waiting), `missing`, or the status it ended with.
+
+        `mode`: `rollback` to drop its output, where that is still possible.
+        """
         unit = Unit(keys.tag).call(
             self._redis.scripts["cancel"],
             (keys.hash, keys.run(run_id).hash),
             session_id=keys.id,
             run_id=run_id,
+            mode=mode,
             result=result,
             ttl=self._ttl,
         )

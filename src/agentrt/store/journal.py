@@ -13,7 +13,23 @@ from agentrt.store.connection import Redis, Unit
 from agentrt.store.keys import SessionKeys
 from agentrt.store.ownership import Owned, StoreConfig, check_guarded
 
-__all__ = ["Batch", "Intent", "Journal", "Outcome", "Planned", "Recorded", "effect_key", "fingerprint", "read_effects"]
+__all__ = [
+    "Batch",
+    "Intent",
+    "Journal",
+    "Outcome",
+    "Planned",
+    "Recorded",
+    "asked",
+    "effect_key",
+    "fingerprint",
+    "read_effects",
+]
+
+
+def asked(flag: bytes) -> str:
+    """How somebody asked for the end of a run: `1`, `rollback`, or empty when nobody did."""
+    return "" if flag == b"0" else flag.decode()
 
 
 def effect_key(session: SessionKeys, run: str, step: int, index: int) -> str:
@@ -104,10 +120,11 @@ class Journal:
         plan: bytes,
         calls: Sequence[tuple[Planned, bool]],
         events: Batch,
-    ) -> tuple[bool, int]:
+    ) -> tuple[str, int]:
         """Keep a step's reply and its effects; the flagged ones are `intended` from here on.
 
-        Returns (somebody asked to cancel, deadline of the intents in ms of Redis time). Raises `OwnershipLost`.
+        Returns (how somebody asked to cancel, empty when nobody did; deadline of the intents in ms of Redis time).
+        Raises `OwnershipLost`.
         """
         tail: list[bytes | str] = []
         for planned, intended in calls:
@@ -130,9 +147,9 @@ class Journal:
             **owned.guard,
         )
         _, cancelled, lock_until = await self._answer(unit, owned)
-        return cancelled == b"1", int(lock_until)
+        return asked(cancelled), int(lock_until)
 
-    async def intend(self, owned: Owned, keys: Sequence[str]) -> tuple[bool, int]:
+    async def intend(self, owned: Owned, keys: Sequence[str]) -> tuple[str, int]:
         """Take, or move, the locks of planned effects. Returns as `plan` does."""
         unit = Unit(owned.session.tag).call(
             self._redis.scripts["intend"],
@@ -142,10 +159,10 @@ class Journal:
             **owned.guard,
         )
         _, cancelled, lock_until = await self._answer(unit, owned)
-        return cancelled == b"1", int(lock_until)
+        return asked(cancelled), int(lock_until)
 
-    async def record(self, owned: Owned, op: str, outcomes: Sequence[Recorded], events: Batch) -> bool:
-        """Keep outcomes and release their locks. Returns whether somebody asked to cancel the run.
+    async def record(self, owned: Owned, op: str, outcomes: Sequence[Recorded], events: Batch) -> str:
+        """Keep outcomes and release their locks. Returns how somebody asked to cancel the run, or an empty string.
 
         `outcomes`: (key, outcome, tool, `tell` or `block` for one that is in doubt, else empty).
         """
@@ -166,7 +183,7 @@ class Journal:
             **owned.guard,
         )
         _, cancelled = await self._answer(unit, owned)
-        return bool(cancelled == b"1")
+        return asked(cancelled)
 
     async def evidence(self, owned: Owned, key: str, outcome: Outcome) -> None:
         """Keep the late result of a call whose run went on elsewhere, for whoever resolves it."""
@@ -181,8 +198,8 @@ class Journal:
         raw = (await self._redis.execute(Unit(owned.session.tag).command("HGET", effects, key)))[0]
         return Planned(**orjson.loads(raw)) if raw else None
 
-    async def emit(self, owned: Owned, events: Batch) -> bool:
-        """Append events to the log. Returns whether somebody asked to cancel the run."""
+    async def emit(self, owned: Owned, events: Batch) -> str:
+        """Append events to the log. Returns how somebody asked to cancel the run, or an empty string."""
         keys, run = owned.session, owned.run
         unit = Unit(keys.tag).call(
             self._redis.scripts["emit"],
@@ -195,7 +212,7 @@ class Journal:
             **owned.guard,
         )
         _, cancelled = await self._answer(unit, owned)
-        return bool(cancelled == b"1")
+        return asked(cancelled)
 
     async def now_ms(self, owned: Owned) -> int:
         """Redis' clock, the one that deadlines in the journal are written by."""

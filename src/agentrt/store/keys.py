@@ -11,9 +11,11 @@ session TTL (`AGENTRT_SESSION_TTL_S`) from the last begin, commit or append, and
       agent        the agent of the newest run                created, updated   ms since the epoch, Redis time
       rev          bumped by every commit, append, delete      seq            number of items ever written = LLEN items
       owner, pod   token and pod of the owner; empty when idle  fence         last fence minted; never expires alone
-      run, run_fp  the active run and its fingerprint          head           the newest committed run
+      run, run_fp  the active run; its fingerprint and those   head           the newest committed run
+                   of the messages that steered it, comma list
       waiters      JSON [[run, token, fp, pod, present 0/1, until ms], ...], first in first out; empty for none
-      last_run, last_fp, last_end   the run that ended last, its fingerprint, when (ms)
+      last_run, last_fp, last_end   the run that ended last, its fingerprints, when (ms)
+      steers       JSON [JSON array of items, ...]: messages for the active run to take in         steer commit
       metadata     JSON object of the client                   create_op, append_op   op tokens of those scripts
       doubts       JSON [[effect key, run, tool, tell|block], ...] whose outcome is not known     record resolve
       notes        JSON [[text before, after the number], ...]: items for the next run to take in  resolve begin
@@ -28,7 +30,8 @@ session TTL (`AGENTRT_SESSION_TTL_S`) from the last begin, commit or append, and
       request      JSON, what the client asked for             input          JSON array of items
       first        number of the run's first item              n_items        how many items it added
       attempt      1, 2, ...                                   pod            the pod of the last attempt
-      created, ended   ms                                      cancel         1 when somebody asked to cancel
+      created, ended   ms                                      cancel         1 | rollback when somebody asked to
+      into         the run that this message was given to (status `steered`: it never was a run)          steer
       log          last event number written, -1 for none      followers      pods that tail the log, comma list
        approvals    what this run's input answers, taken over from the session   forked  1: its message is a fork's
        spared       attempts that do not count (handed over,    over           token of the owner that let go last
@@ -78,7 +81,7 @@ Queue slot `{q:N}`:
 Pod-owned keys:
 
   agentrt:{pod:<pod>}:probe     STRING what the readiness probe writes and reads; TTL 60 s
-  agentrt:pod:<pod>             pub/sub channel: JSON [granted | logged | cancel, session, run] or
+  agentrt:pod:<pod>             pub/sub channel: JSON [granted | logged | cancel | steer, session, run] or
                                 [lock, key of the lock, token that it was handed to]; a hint only, polls stand behind it
   agentrt:queue:<N>             pub/sub channel: something waits in an empty queue; a hint only
 """

@@ -40,8 +40,10 @@ class Notices:
         self._queue = QueueKeys().channel
         self.on_queued: Callable[[], None] = lambda: None
         """Called when something begins to wait in the queue."""
-        self.cancelled: set[str] = set()
-        """Runs of this pod that somebody asked to cancel; the turn takes its own out."""
+        self.cancelled: dict[str, str] = {}
+        """Runs of this pod that somebody asked to cancel, and how; the turn takes its own out."""
+        self.steered: set[str] = set()
+        """Runs of this pod that more messages came to; the turn takes its own out."""
 
     def start(self) -> None:
         """Begin to listen."""
@@ -80,9 +82,11 @@ class Notices:
         if channel == self._queue.encode():
             self.on_queued()
             return
-        kind, _where, subject = orjson.loads(data)
+        kind, _where, subject, *how = orjson.loads(data)
         if kind == "cancel":
-            self.cancelled.add(subject)
+            self.cancelled[subject] = how[0]
+        elif kind == "steer":
+            self.steered.add(subject)
         for event in self._waiting.get(subject, ()):
             event.set()
 

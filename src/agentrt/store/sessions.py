@@ -37,6 +37,7 @@ __all__ = [
     "Joined",
     "Missing",
     "Sessions",
+    "Steered",
     "Waiting",
 ]
 
@@ -108,6 +109,13 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class Steered:
+    """The message was given to a run that was live when it came."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
 class Conflict:
     """The idempotency key belongs to another body."""
 
@@ -122,7 +130,7 @@ class Fork:
     """The parent is not the tail of the session."""
 
 
-Begun = Owned | Joined | Waiting | Busy | Blocked | Ended | Conflict | Missing | Fork
+Begun = Owned | Joined | Waiting | Busy | Blocked | Ended | Steered | Conflict | Missing | Fork
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +143,8 @@ class Commit:
     skip: int = 0
     retry: bool = False
     planned: bool = True
+    steered: int = 0
+    """How many of the messages that came to the run meanwhile are in `lines`."""
     approvals: Sequence[Approval] = ()
     last_event: int = -1
     events: bytes = b""
@@ -168,7 +178,7 @@ class Sessions:
             fp=want.fingerprint,
             by_key=int(want.by_key),
             create=int(want.create),
-            policy="reject" if want.policy == "reject" else "wait",
+            policy="reject" if want.policy in {"reject", "steer"} else "wait",
             retried=int(want.retried),
             parent=want.parent,
             wait_ms=config.wait_ms,
@@ -205,6 +215,8 @@ class Sessions:
                 return Blocked(*rest)
             case b"ended":
                 return Ended(rest[0])
+            case b"steered":
+                return Steered(rest[0])
             case b"conflict":
                 return Conflict()
             case b"missing":
@@ -280,8 +292,11 @@ class Sessions:
             owned.window = decode_window(lines[: max(0, len(lines) - own)])
         owned.first = first
 
-    async def commit(self, owned: Owned, end: Commit) -> int:
-        """End the run; returns the session's new revision. Raises `OwnershipLost`."""
+    async def commit(self, owned: Owned, end: Commit) -> int | None:
+        """End the run; returns the session's new revision. Raises `OwnershipLost`.
+
+        None: more messages came to the run than it has taken in, and nothing is written.
+        """
         keys, run, config = owned.session, owned.run, self._config
         unit = Unit(keys.tag).call(
             self._commit,
@@ -298,6 +313,7 @@ class Sessions:
             planned=int(end.planned),
             approvals=orjson.dumps([list(one) for one in end.approvals]) if end.approvals else b"",
             skip=end.skip,
+            steered=end.steered,
             last=end.last_event,
             batch=end.events,
             events_ttl=config.events_ttl_s,
@@ -307,8 +323,36 @@ class Sessions:
         reply = (await self._redis.execute(unit))[0]
         if reply[0] == b"corrupt":
             raise ScriptError(f"run {run.id}: the history has {int(reply[1])} items, not {owned.first + end.skip}")
+        if reply[0] == b"continue":
+            return None
         check_guarded(reply[0], owned)
         return int(reply[1])
+
+    async def steer(self, want: Begin, live: str) -> Steered | None:
+        """Give the live run one more message. None: it has ended by now, or has as many as may wait for its next step.
+
+        Sending it again is harmless under a key, and while the run lives.
+        """
+        keys, run = want.session, want.session.run(want.run)
+        unit = Unit(keys.tag).call(
+            self._redis.scripts["steer"],
+            (keys.hash, run.hash, keys.runs),
+            session_id=keys.id,
+            run_id=want.run,
+            live=live,
+            fp=want.fingerprint,
+            by_key=int(want.by_key),
+            input=want.input,
+            steers_max=self._config.waiters_max,
+            ttl=self._config.session_ttl_s,
+        )
+        reply = (await self._redis.execute(unit))[0]
+        return Steered(reply[1].decode()) if reply[0] == b"steered" else None
+
+    async def steers(self, owned: Owned) -> list[str]:
+        """The messages that came to the run so far: of each, the JSON array of its items."""
+        raw = (await self._redis.execute(Unit(owned.session.tag).command("HGET", owned.session.hash, "steers")))[0]
+        return list(orjson.loads(raw)) if raw else []
 
     async def hand_over(self, owned: Owned, status: str = "") -> None:
         """Let go of a run so that a claim goes on with it, which is no attempt. Raises `OwnershipLost`.
