@@ -2,6 +2,7 @@
 # make test   every test that needs no root, and the coverage
 # make check  ruff, mypy, import-linter
 # make negative  the tests with one guard taken out at a time: each time some must fail
+# make kills  a thousand runs whose pods are killed under them; the count of what happened goes to loadtest/kills.json
 # make kills-runs  10,000 background runs over three pods, one killed every 5 s
 # make bench  the load test that docs/operations.md reads from
 # make bench-locks  what a named lock costs, next to redis-py's and pottery's
@@ -23,7 +24,7 @@ UPGRADE ?=
 BIN := .venv/bin
 UV := .venv/uv
 
-.PHONY: setup run test negative kills-runs check bench bench-locks lock clean
+.PHONY: setup run test negative kills kills-runs check bench bench-locks lock clean
 
 setup: .venv/.stamp
 
@@ -54,6 +55,9 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+kills: setup
+	AGENTRT_KILLED_RUNS=1000 AGENTRT_KILLS_REPORT=loadtest/kills.json $(BIN)/python -m pytest -q tests/fault/test_kills.py
 
 kills-runs: setup
 	AGENTRT_KILLS_RUNS=10000 $(BIN)/python -m pytest -q tests/fault/test_overload.py -k exactly_once

@@ -94,6 +94,15 @@ async def once(ctx: ToolContext) -> str:
     return f"done-{await asyncio.to_thread(_happen, ctx, '')}"
 
 
+@tool(timeout=60)
+async def wire(ctx: ToolContext) -> str:
+    """Wire money, at most once: it takes a while before and after, and nobody can ask whether it happened."""
+    await asyncio.sleep(0.3)
+    number = await asyncio.to_thread(_happen, ctx, "")
+    await asyncio.sleep(0.3)
+    return f"wired-{number}"
+
+
 @tool(effect=Effect.READ_ONLY)
 async def read() -> str:
     """Read something."""
@@ -115,7 +124,7 @@ SCRIPTS["poison"] = poison
 agents = [
     Agent("echo", model="scripted:echo"),
     Agent("slow", model="scripted:slow"),
-    Agent("worker", model="scripted:worker", tools=[book, note, once, read, charge]),
+    Agent("worker", model="scripted:worker", tools=[book, note, once, wire, read, charge]),
     Agent("teller", model="scripted:teller", tools=[book]),
     Agent("fast", model="scripted:fast"),
     Agent("poison", model="scripted:poison"),
