@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import secrets
 import signal
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,7 +25,10 @@ def slow(request: ModelRequest) -> Iterable[ModelEvent | float]:
 
 
 def worker(request: ModelRequest) -> Iterable[ModelEvent | float]:
-    """Calls the tools that the user names (`book note read`), all in one step, then says how they ended."""
+    """Calls the tools that the user names (`book note read`), all in one step, then says how they ended.
+
+    As real models do, it gives its calls other ids whenever it is asked again.
+    """
     last = request.items[-1]
     yield 0.05
     if last.type == "mcp_call":
@@ -36,7 +40,7 @@ def worker(request: ModelRequest) -> Iterable[ModelEvent | float]:
         yield TextDelta("I see")
         return
     for number, name in enumerate(last_user_text(request.items).split()):
-        yield ToolCall(f"call-{number}", name, "{}")
+        yield ToolCall(f"call-{number}-{secrets.token_hex(4)}", name, "{}")
 
 
 def teller(request: ModelRequest) -> Iterable[ModelEvent | float]:
