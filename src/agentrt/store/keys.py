@@ -77,7 +77,7 @@ Queue slot `{q:N}`:
 
 Pod-owned keys:
 
-  agentrt:{pod:<pod>}:probe     STRING what the readiness probe writes and reads; TTL 60 s
+  agentrt:{q:0}:probe:<pod>     STRING what the readiness probe writes and reads, where the queue is; TTL 60 s
   agentrt:pod:<pod>             pub/sub channel: JSON [granted | logged | cancel, session, run] or
                                 [lock, key of the lock, token that it was handed to]; a hint only, polls stand behind it
   agentrt:queue:<N>             pub/sub channel: something waits in an empty queue; a hint only
@@ -233,7 +233,7 @@ def parse_lease_member(member: bytes) -> tuple[str, str, str, str]:
 
 def probe_key(pod: str) -> bytes:
     """What the readiness probe of a pod writes and reads."""
-    return b"agentrt:{pod:%b}:probe" % pod.encode()
+    return b"agentrt:{%b}:probe:%b" % (QueueKeys().slot, pod.encode())
 
 
 def pod_channel(pod: str) -> str:
