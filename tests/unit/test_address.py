@@ -6,19 +6,19 @@ import pytest
 from redis.asyncio.connection import SSLConnection
 
 from agentrt.errors import SettingsError
-from agentrt.store.address import Place, check_url, read_url
+from agentrt.store.address import Server, check_url, read_url
 
 
 def test_one_server() -> None:
     address = read_url("redis://ann:secret@there:7000/3")
-    assert (address.kind, address.places, address.master) == ("single", (), "")
+    assert (address.kind, address.servers, address.master) == ("single", (), "")
     assert address.kwargs == {"host": "there", "port": 7000, "db": 3, "username": "ann", "password": "secret"}
 
 
 def test_sentinels() -> None:
     address = read_url("redis+sentinel://:s%40cret@one:1,two,[::1]:3,[::2]/main/2?sentinel_password=other")
     assert (address.kind, address.master) == ("sentinel", "main")
-    assert address.places == (Place("one", 1), Place("two", 26379), Place("::1", 3), Place("::2", 26379))
+    assert address.servers == (Server("one", 1), Server("two", 26379), Server("::1", 3), Server("::2", 26379))
     assert address.kwargs == {"db": 2, "password": "s@cret"}
     assert address.sentinel_kwargs == {"password": "other"}
     assert read_url("redis+sentinel://one/main").kwargs == {"db": 0}
@@ -26,7 +26,7 @@ def test_sentinels() -> None:
 
 def test_a_cluster() -> None:
     address = read_url("rediss+cluster://ann@one:1,two:2?ssl_ca_certs=ca.pem")
-    assert (address.kind, address.places) == ("cluster", (Place("one", 1), Place("two", 2)))
+    assert (address.kind, address.servers) == ("cluster", (Server("one", 1), Server("two", 2)))
     assert address.kwargs == {
         "db": 0,
         "username": "ann",

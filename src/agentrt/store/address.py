@@ -20,7 +20,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from agentrt.errors import SettingsError
 
-__all__ = ["Address", "Place", "RedisOptions", "check_url", "connect_kwargs", "new_connection", "read_url"]
+__all__ = ["Address", "RedisOptions", "Server", "check_url", "connect_kwargs", "new_connection", "read_url"]
 
 _PORTS = {"sentinel": 26379, "cluster": 6379}
 
@@ -37,7 +37,7 @@ class RedisOptions:
     """How long a unit is sent again before its caller is told."""
 
 
-class Place(NamedTuple):
+class Server(NamedTuple):
     """A server's host and port."""
 
     host: str
@@ -46,11 +46,11 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A URL, taken apart. `places` and `master` are empty for one server; `kwargs` is what redis-py connects with."""
+    """A URL, taken apart. `servers` and `master` are empty for one server; `kwargs` is what redis-py connects with."""
 
     kind: Literal["single", "sentinel", "cluster"]
     kwargs: dict[str, Any]
-    places: tuple[Place, ...] = ()
+    servers: tuple[Server, ...] = ()
     master: str = ""
     sentinel_kwargs: dict[str, Any] = field(default_factory=dict)
     """Credentials of the Sentinels themselves: `sentinel_username` and `sentinel_password` of the URL's query."""
@@ -67,8 +67,8 @@ def read_url(url: str) -> Address:
     rest, _, query = rest.partition("?")
     authority, _, path = rest.partition("/")
     credentials, at, hosts = authority.rpartition("@")
-    places = tuple(_place(host, _PORTS[kind]) for host in hosts.split(",") if host)
-    if not places:
+    servers = tuple(_server(host, _PORTS[kind]) for host in hosts.split(",") if host)
+    if not servers:
         raise ValueError("no host is named")
     master = ""
     if kind == "sentinel":
@@ -83,17 +83,17 @@ def read_url(url: str) -> Address:
     kwargs = {name: value for name, value in kwargs.items() if name not in {"host", "port"}}
     own = {name: kwargs.pop(f"sentinel_{name}", None) for name in ("username", "password")}
     sentinel_kwargs = {name: value for name, value in own.items() if value}
-    return Address("sentinel" if kind == "sentinel" else "cluster", kwargs, places, master, sentinel_kwargs)
+    return Address("sentinel" if kind == "sentinel" else "cluster", kwargs, servers, master, sentinel_kwargs)
 
 
-def _place(text: str, port: int) -> Place:
+def _server(text: str, port: int) -> Server:
     """`host`, `host:port`, `[v6]` or `[v6]:port`."""
     host, colon, number = text.rpartition(":")
     if not colon or number.endswith("]"):
         host, number = text, str(port)
     if not number.isdigit() or not host:
         raise ValueError(f"not a host and port: {text!r}")
-    return Place(host.removeprefix("[").removesuffix("]"), int(number))
+    return Server(host.removeprefix("[").removesuffix("]"), int(number))
 
 
 def check_url(url: str, setting: str) -> None:
@@ -117,14 +117,14 @@ def connect_kwargs(options: RedisOptions) -> dict[str, Any]:
     }
 
 
-def new_connection(options: RedisOptions, place: Place | None = None) -> AbstractConnection:
-    """One connection, not yet connected, outside of any pool: to `place`, or to the one server of the URL."""
+def new_connection(options: RedisOptions, server: Server | None = None) -> AbstractConnection:
+    """One connection, not yet connected, outside of any pool: to `server`, or to the one server of the URL."""
     try:
         address = read_url(options.url)
     except ValueError as error:
         raise SettingsError(f"not the URL of a Redis: {error}") from error
     kwargs = {**address.kwargs, **connect_kwargs(options)}
-    if place is not None:
-        kwargs.update(host=place.host, port=place.port)
+    if server is not None:
+        kwargs.update(host=server.host, port=server.port)
     connection: AbstractConnection = ConnectionPool(**kwargs).make_connection()  # type: ignore[no-untyped-call]
     return connection

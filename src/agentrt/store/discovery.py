@@ -16,7 +16,7 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import RedisError
 
 from agentrt.errors import StoreUnavailable
-from agentrt.store.address import Address, Place, RedisOptions, connect_kwargs, new_connection, read_url
+from agentrt.store.address import Address, RedisOptions, Server, connect_kwargs, new_connection, read_url
 
 __all__ = ["SlotMap", "find", "read_slots"]
 
@@ -27,10 +27,10 @@ _ASK_AT_ONCE = 5
 
 @dataclass(frozen=True, slots=True)
 class SlotMap:
-    """Who owns the slots of a Cluster. `masters[slot]` is None where nobody does; `places` names the replicas too."""
+    """Who owns the slots of a Cluster. `masters[slot]` is None where nobody does; `servers` names the replicas too."""
 
-    masters: tuple[Place | None, ...]
-    places: frozenset[Place]
+    masters: tuple[Server | None, ...]
+    servers: frozenset[Server]
 
 
 async def find(options: RedisOptions, slot: bytes) -> AbstractConnection:
@@ -42,40 +42,40 @@ async def find(options: RedisOptions, slot: bytes) -> AbstractConnection:
     if address.kind == "sentinel":
         return new_connection(options, await _master(options, address))
     if address.kind == "cluster":
-        place = (await read_slots(options, address.places)).masters[key_slot(slot)]
-        if place is None:
+        server = (await read_slots(options, address.servers)).masters[key_slot(slot)]
+        if server is None:
             raise StoreUnavailable("nobody owns this slot of the Cluster", "clusterdown")
-        return new_connection(options, place)
+        return new_connection(options, server)
     return new_connection(options)
 
 
-async def _master(options: RedisOptions, address: Address) -> Place:
+async def _master(options: RedisOptions, address: Address) -> Server:
     """The master that the first Sentinel names which answers and does not believe it to be down."""
     kwargs = {**connect_kwargs(options), **address.sentinel_kwargs}
     kwargs.update(socket_timeout=_ASK_S, socket_connect_timeout=_ASK_S)
     tls = {name: value for name, value in address.kwargs.items() if name.startswith("ssl_")}
     if tls or "connection_class" in address.kwargs:
         kwargs.update(tls, ssl=True)
-    places = random.sample(address.places, len(address.places))
-    sentinels = Sentinel(places, sentinel_kwargs=kwargs)  # type: ignore[no-untyped-call]
+    servers = random.sample(address.servers, len(address.servers))
+    sentinels = Sentinel(servers, sentinel_kwargs=kwargs)  # type: ignore[no-untyped-call]
     try:
         host, port = await sentinels.discover_master(address.master)
     except (RedisError, OSError) as error:
         raise StoreUnavailable(f"the Sentinels name no master: {error}") from error
     finally:
         await sentinels.aclose()
-    return Place(str(host), int(port))
+    return Server(str(host), int(port))
 
 
-async def read_slots(options: RedisOptions, places: Iterable[Place]) -> SlotMap:
+async def read_slots(options: RedisOptions, servers: Iterable[Server]) -> SlotMap:
     """The slots as some node knows them. A few are asked at once, so that a frozen one costs no time.
 
     Raises `StoreUnavailable` when none of those asked answers in time.
     """
-    known = list(dict.fromkeys(places))
+    known = list(dict.fromkeys(servers))
     asked = random.sample(known, min(_ASK_AT_ONCE, len(known)))
     loop = asyncio.get_running_loop()
-    asking = {loop.create_task(_ask(options, place)) for place in asked}
+    asking = {loop.create_task(_ask(options, server)) for server in asked}
     waiting = asking
     try:
         while waiting:
@@ -90,8 +90,8 @@ async def read_slots(options: RedisOptions, places: Iterable[Place]) -> SlotMap:
     raise StoreUnavailable("no node of the Cluster says who owns its slots")
 
 
-async def _ask(options: RedisOptions, place: Place) -> SlotMap | None:
-    connection = new_connection(options, place)
+async def _ask(options: RedisOptions, server: Server) -> SlotMap | None:
+    connection = new_connection(options, server)
     try:
         async with asyncio.timeout(_ASK_S):
             await connection.connect()  # type: ignore[no-untyped-call]
@@ -101,22 +101,22 @@ async def _ask(options: RedisOptions, place: Place) -> SlotMap | None:
         return None
     finally:
         await connection.disconnect(nowait=True)
-    return _parse(reply, place) if reply else None
+    return _parse(reply, server) if reply else None
 
 
-def _parse(reply: list[list[object]], asked: Place) -> SlotMap:
+def _parse(reply: list[list[object]], asked: Server) -> SlotMap:
     """`CLUSTER SLOTS`: [first, last, master, replica, ...]; a node without a host is the one that was asked."""
-    masters: list[Place | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
-    places: set[Place] = set()
+    masters: list[Server | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+    servers: set[Server] = set()
     for first, last, *nodes in reply:
         named = [_node(node, asked) for node in nodes]
-        places.update(named)
+        servers.update(named)
         assert isinstance(first, int) and isinstance(last, int)
         masters[first : last + 1] = [named[0]] * (last + 1 - first)
-    return SlotMap(tuple(masters), frozenset(places))
+    return SlotMap(tuple(masters), frozenset(servers))
 
 
-def _node(node: object, asked: Place) -> Place:
+def _node(node: object, asked: Server) -> Server:
     assert isinstance(node, list)
     host = (node[0] or b"").decode()
-    return Place(asked.host if host in {"", "?"} else host, int(node[1]))
+    return Server(asked.host if host in {"", "?"} else host, int(node[1]))

@@ -15,7 +15,7 @@ from typing import Protocol
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from agentrt.errors import ScriptError, StoreUnavailable
-from agentrt.store.address import Place, RedisOptions, new_connection, read_url
+from agentrt.store.address import RedisOptions, Server, check_url, new_connection, read_url
 from agentrt.store.discovery import find, read_slots
 from agentrt.store.handover import TakenOver, take_over
 from agentrt.store.multiplexer import Multiplexer, MultiplexerLimits, RedisReplyError, Stats
@@ -70,12 +70,16 @@ class Nodes(Protocol):
 def open_nodes(
     options: RedisOptions, greeting: tuple[bytes, int], stats: Stats, on_connected: Callable[[], None]
 ) -> Nodes:
-    """The servers that the URL names, not yet connected; every connection begins with the greeting."""
+    """The servers that the URL names, not yet connected; every connection begins with the greeting.
+
+    Raises `SettingsError`.
+    """
+    check_url(options.url, "AGENTRT_REDIS_URL")
     limits = MultiplexerLimits(reply_timeout_s=options.reply_timeout_s)
 
-    def line(place: Place | None) -> Multiplexer:
+    def line(server: Server | None) -> Multiplexer:
         async def dial(protocol: asyncio.Protocol) -> TakenOver:
-            connection = new_connection(options, place) if place else await find(options, b"")
+            connection = new_connection(options, server) if server else await find(options, b"")
             return await take_over(connection, protocol)
 
         made = Multiplexer(dial, limits, greeting=greeting, stats=stats)
@@ -129,13 +133,13 @@ class _Cluster:
 
     clustered = True
 
-    def __init__(self, options: RedisOptions, new_line: Callable[[Place | None], Multiplexer]) -> None:
+    def __init__(self, options: RedisOptions, new_line: Callable[[Server | None], Multiplexer]) -> None:
         self._options = options
         self._new_line = new_line
-        self._seeds = read_url(options.url).places
-        self._places: frozenset[Place] = frozenset()
-        self._masters: list[Place | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
-        self._lines: dict[Place, Multiplexer] = {}
+        self._seeds = read_url(options.url).servers
+        self._servers: frozenset[Server] = frozenset()
+        self._masters: list[Server | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+        self._lines: dict[Server, Multiplexer] = {}
         self._refreshing: asyncio.Task[None] | None = None
         self._closing = Errands()
         self._closed = False
@@ -166,18 +170,18 @@ class _Cluster:
         return sum(line.waiting for line in self._lines.values())
 
     def line(self, slot: bytes) -> Multiplexer:
-        place = self._masters[key_slot(slot)]
-        if place is None:
+        server = self._masters[key_slot(slot)]
+        if server is None:
             self.doubt()
             raise StoreUnavailable("no node of the Cluster is known to own this slot", "clusterdown")
-        return self._at(place)
+        return self._at(server)
 
-    def _at(self, place: Place) -> Multiplexer:
-        line = self._lines.get(place)
+    def _at(self, server: Server) -> Multiplexer:
+        line = self._lines.get(server)
         if line is None:
             if self._closed:
                 raise StoreUnavailable("the connection to Redis is closed", "closed")
-            line = self._lines[place] = self._new_line(place)
+            line = self._lines[server] = self._new_line(server)
             line.start()
         return line
 
@@ -189,10 +193,10 @@ class _Cluster:
         _, number, where = str(problem).split(" ")[:3]
         host, _, port = where.rpartition(":")
         owner = self._masters[key_slot(slot)]
-        place = Place(host or (owner.host if owner else self._seeds[0].host), int(port))
+        server = Server(host or (owner.host if owner else self._seeds[0].host), int(port))
         if problem.code == "ASK":
-            return self._at(place)
-        self._masters[int(number)] = place
+            return self._at(server)
+        self._masters[int(number)] = server
         self.doubt()  # one slot seldom moves alone
         return None
 
@@ -209,11 +213,11 @@ class _Cluster:
 
     async def _read(self) -> None:
         """Read the map, connect to masters that are new in it, and leave those that are none any more."""
-        found = await read_slots(self._options, {*self._seeds, *self._places, *self._lines})
-        self._places = found.places
+        found = await read_slots(self._options, {*self._seeds, *self._servers, *self._lines})
+        self._servers = found.servers
         self._masters = list(found.masters)
-        masters = {place for place in found.masters if place is not None}
-        for place in masters:
-            self._at(place)
-        for place in set(self._lines) - masters:
-            self._closing.start(self._lines.pop(place).aclose())
+        masters = {server for server in found.masters if server is not None}
+        for server in masters:
+            self._at(server)
+        for server in set(self._lines) - masters:
+            self._closing.start(self._lines.pop(server).aclose())
