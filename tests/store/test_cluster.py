@@ -157,6 +157,7 @@ async def converse(store: Store, session: SessionKeys, client: redis_py.Redis) -
     assert owned is not None
     leases.end(dead.lease)
     await journal.intend(owned, [late.key])
+    await journal.unintend(owned, [late.key])
     await store.sessions.hand_over(owned)
     await store.queue.enqueue(owned.lease, Urgency.RECOVERED)
     assert (await store.queue.sweep(10))[1] > 0

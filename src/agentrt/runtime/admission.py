@@ -113,6 +113,8 @@ class Admission:
         member = lease_member(want.session, want.run, want.token)
         entered = services.leases.entering(member)  # the lease first, the session second, both in one write
         try:
+            if want.background and services.config.acknowledge:  # begin leaves on a connection of its own
+                await entered
             outcome = await services.sessions.begin(want)
         except BaseException as error:
             entered.abandon()

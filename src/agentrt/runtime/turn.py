@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from agentrt.agent import Agent, Tool
-from agentrt.errors import ModelError, OwnershipLost, StoreUnavailable
+from agentrt.errors import ModelError, NotAcknowledged, OwnershipLost, StoreUnavailable
 from agentrt.memory.tokens import estimate
 from agentrt.models.base import ModelRequest
 from agentrt.records import Item, Request, Usage, item_id
@@ -97,7 +97,9 @@ class Turn:
         self._approvals: list[Approval] = []
 
     async def run(self) -> TurnEnd:
-        """Work until the run is committed. Raises `OwnershipLost` when another pod owns it, `StoreUnavailable`."""
+        """Work until the run is committed. Raises `OwnershipLost` when another pod owns it, `StoreUnavailable`, and
+        `NotAcknowledged` when it is to go on later, since replicas do not know of what it is about to do.
+        """
         try:
             plans = await self._take_up()
             status, details = await self._steps(plans)
@@ -260,7 +262,12 @@ class Turn:
         batch = self._log.batch()
         sent_at_ms = boottime_ms()
         marked = [(call.planned, call in started) for call in todo.calls] + [(planned, False) for planned in waiting]
-        cancelled, _ = await insist(lambda: self._services.journal.plan(self._owned, step, plan, marked, batch))
+        try:
+            cancelled, _ = await insist(lambda: self._services.journal.plan(self._owned, step, plan, marked, batch))
+        except NotAcknowledged:
+            self._log.logged(batch.last)
+            await self._effects.withdraw(started)
+            raise
         self._log.logged(batch.last)
         self._log.cancel_asked |= cancelled
         self._effects.intended(started, sent_at_ms)

@@ -35,6 +35,9 @@ class RedisOptions:
     reply_timeout_s: float = 1.0
     resend_budget_s: float = 2.0
     """How long a unit is sent again before its caller is told."""
+    wait_replicas: int = 0
+    """How many replicas must acknowledge what is marked so; 0: none are waited for."""
+    wait_timeout_ms: int = 500
 
 
 class Server(NamedTuple):

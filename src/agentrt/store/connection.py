@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from agentrt.errors import OutcomeUnknown, ScriptError, StoreUnavailable
+from agentrt.errors import NotAcknowledged, OutcomeUnknown, ScriptError, StoreUnavailable
 from agentrt.store.address import RedisOptions, check_url, new_connection
-from agentrt.store.multiplexer import Multiplexer, RedisReplyError, Stats
-from agentrt.store.nodes import REDIRECTS, open_nodes
+from agentrt.store.multiplexer import RedisReplyError, Stats
+from agentrt.store.nodes import REDIRECTS, Line, open_nodes
 from agentrt.store.scripts import Operand, Script, load_all, pack
 
 __all__ = ["DOWN", "Redis", "RedisOptions", "Sent", "Unit", "check_url", "new_connection"]
@@ -39,11 +39,13 @@ _ASKING = pack("ASKING")
 class Unit:
     """Commands that leave together, for one slot, and are answered together."""
 
-    __slots__ = ("count", "parts", "slot")
+    __slots__ = ("acknowledged", "count", "parts", "slot")
 
     def __init__(self, slot: bytes) -> None:
         self.slot = slot
         self.count = 0
+        self.acknowledged = False
+        """Whether it counts only when replicas have it, where that is configured."""
         self.parts: list[bytes] = []
 
     def call(self, script: Script, keys: Sequence[bytes], tail: Sequence[Operand] = (), **argv: Operand) -> Unit:
@@ -62,6 +64,11 @@ class Unit:
         """Add a command that may be repeated without harm: a read, an UNLINK."""
         self.parts.append(pack(*command))
         self.count += 1
+        return self
+
+    def acknowledge(self, when: bool = True) -> Unit:
+        """Let it count only when replicas have it, if `when`: else it raises `NotAcknowledged`."""
+        self.acknowledged = when
         return self
 
     @property
@@ -146,12 +153,20 @@ class Redis:
         return b"".join([script.pack_load() for script in self.scripts.values()]), len(self.scripts)
 
     async def execute(self, unit: Unit) -> list[Any]:
-        """Send a unit and return its replies. Raises `StoreUnavailable`, `OutcomeUnknown` if all tries were lost."""
+        """Send a unit and return its replies. Raises `StoreUnavailable`, `OutcomeUnknown` if all tries were lost, and
+        `NotAcknowledged` where replicas were to acknowledge it.
+        """
         try:
-            sent = self._nodes.line(unit.slot).submit(unit.data, unit.count)
+            sent = self._submit(unit)
         except StoreUnavailable as error:
             return await self._again(unit, error)
         return await self.finish(unit, sent)
+
+    def _submit(self, unit: Unit) -> asyncio.Future[list[Any]]:
+        return self._nodes.line(unit.slot, self._waits(unit)).submit(unit.data, unit.count)
+
+    def _waits(self, unit: Unit) -> bool:
+        return unit.acknowledged and self._options.wait_replicas > 0
 
     async def finish(self, unit: Unit, sent: asyncio.Future[list[Any]] | StoreUnavailable) -> list[Any]:
         """The replies of a unit that was sent; see `execute`."""
@@ -161,22 +176,28 @@ class Redis:
             replies = await sent
         except StoreUnavailable as error:
             return await self._again(unit, error)
+        acknowledged = replies.pop() if self._waits(unit) else 0
         for reply in replies:
             if type(reply) is RedisReplyError:
                 return await self._again(unit, reply)
+        return self._counted(unit, replies, acknowledged)
+
+    def _counted(self, unit: Unit, replies: list[Any], acknowledged: int) -> list[Any]:
+        if self._waits(unit) and acknowledged < self._options.wait_replicas:
+            raise NotAcknowledged(replies)
         return replies
 
     def send(self, unit: Unit) -> Sent:
         """Send a unit now and wait for it later, with `await`: what is sent in one tick leaves in one write."""
         try:
-            return Sent(self, unit, self._nodes.line(unit.slot).submit(unit.data, unit.count))
+            return Sent(self, unit, self._submit(unit))
         except StoreUnavailable as error:
             return Sent(self, unit, error)
 
     def post(self, unit: Unit) -> None:
         """Send a unit that nobody waits for and that may get lost: its effect is only to be earlier than a timer."""
         try:
-            future = self._nodes.line(unit.slot).submit(unit.data, unit.count)
+            future = self._submit(unit)
         except StoreUnavailable:
             return
         future.add_done_callback(_forget)
@@ -197,18 +218,20 @@ class Redis:
                 await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
                 delay_s = min(delay_s * 2, 0.25)
             try:
-                node = asked or self._nodes.line(unit.slot)
+                node = asked or self._nodes.line(unit.slot, self._waits(unit))
                 await node.wait_connected(max(min(left, self._nodes.patience_s), 0.001))
-                problem_or_replies = way.replies(await node.submit(way.data, way.count))
+                replies = await node.submit(way.data, way.count)
             except StoreUnavailable as error:
                 problem = error
                 unknown = unknown or isinstance(error, OutcomeUnknown)
                 continue
-            if isinstance(problem_or_replies, list):
-                return problem_or_replies
-            problem = problem_or_replies
+            acknowledged = replies.pop() if self._waits(unit) else 0
+            own = way.replies(replies)
+            if isinstance(own, list):
+                return self._counted(unit, own, acknowledged)
+            problem = own
 
-    def _way_on(self, unit: Unit, problem: StoreUnavailable | RedisReplyError) -> tuple[_Sending, Multiplexer | None]:
+    def _way_on(self, unit: Unit, problem: StoreUnavailable | RedisReplyError) -> tuple[_Sending, Line | None]:
         """How to send a unit again, and where if not to its slot's owner. Raises what sending again does not cure."""
         if not isinstance(problem, RedisReplyError):
             if problem.reason == "overloaded":
@@ -218,7 +241,7 @@ class Redis:
         if problem.code == "NOSCRIPT":
             return _Sending(unit, *self._loads()), None
         if problem.code in REDIRECTS:
-            asked = self._nodes.redirect(unit.slot, problem)
+            asked = self._nodes.redirect(unit.slot, problem, self._waits(unit))
             return _Sending(unit, asking=asked is not None), asked
         if problem.code not in _PASSING:
             raise _classified(problem)

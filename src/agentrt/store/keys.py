@@ -36,7 +36,7 @@ session TTL (`AGENTRT_SESSION_TTL_S`) from the last begin, commit or append, and
       result       JSON, the final response body               retry          1: failed, but sending it again resumes
       plan:<step>  JSON, the model's reply and the keys of its effects
       op:<token>   reply of a script of this run, kept so that sending the script again is harmless
-  agentrt:{t/s}:run:{id}:effects HASH  journal                                                    plan record
+  agentrt:{t/s}:run:{id}:effects HASH  journal                                           plan record intend unintend
       <key>        JSON, the effect as planned                 <key>@         `lock_until ms,holder token`: intended
       <key>!       JSON, the outcome: recorded | failed | in_doubt
       <key>~       JSON, a late result of a pod that had lost the run: evidence, decides nothing       evidence
