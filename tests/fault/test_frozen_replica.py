@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,11 @@ def servers() -> Iterator[tuple[RedisServer, RedisServer]]:
 
 
 @pytest.fixture
-def frozen(servers: tuple[RedisServer, RedisServer]) -> Iterator[RedisServer]:
-    """The master, whose replica is frozen until `thaw`, or the end of the test."""
+def frozen(servers: tuple[RedisServer, RedisServer]) -> Iterator[Callable[[], None]]:
+    """The replica is frozen until this is called, or until the end of the test."""
     master, replica = servers
     replica.signal(signal.SIGSTOP)
-    yield master
+    yield lambda: replica.signal(signal.SIGCONT)
     replica.signal(signal.SIGCONT)
     with master.client() as client:
         wait_until(lambda: bool(client.execute_command("WAIT", 1, 100)), 20, "replication")
@@ -75,78 +77,108 @@ def intended(client: redis.Redis, response: str) -> bool:
     return any(field.endswith(b"@") for field in client.hkeys(session.run(run).effects))
 
 
-def pod_on(master: RedisServer, sink: Path, **env: str) -> Pod:
-    env = {**WAITING, "AGENTRT_DEMO_DB": str(sink), **env}
-    return Pod(master.url, name="w-a", target="tests.harness.agents:agents", env=env)
+SETTINGS = (WAITING, {**WAITING, "AGENTRT_WAIT_TURNS": "on"}, {})
+"""Of the three pods: one waits for a replica before effects, one at the ends of turns too, one for nothing."""
+
+
+@dataclass
+class Stage:
+    """A pod on a database of its own, and where its effects leave rows."""
+
+    pod: Pod
+    client: redis.Redis
+    sink: Path
+
+    def happened(self) -> int:
+        return len(effects(self.sink)) if self.sink.exists() else 0
+
+
+@pytest.fixture(scope="module")
+def stages(servers: tuple[RedisServer, RedisServer], tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Stage]]:
+    with ExitStack() as stack:
+        stages = []
+        for number, extra in enumerate(SETTINGS):
+            sink = tmp_path_factory.mktemp("frozen") / "demo.db"
+            env = {**extra, "AGENTRT_DEMO_DB": str(sink), "AGENTRT_ATTEMPTS_MAX": "1"}
+            url = f"redis://127.0.0.1:{servers[0].port}/{number}"
+            pod = Pod(url, name=f"w-{number}", target="tests.harness.agents:agents", env=env)
+            stack.callback(pod.stop)
+            pod.start(wait=False)
+            client = stack.enter_context(servers[0].client(db=number))
+            stages.append(Stage(pod, client, sink))
+        for stage in stages:
+            stage.pod.wait_ready()
+        yield stages
+
+
+@pytest.fixture(params=[0], ids=[""])
+def stage(stages: list[Stage], frozen: Callable[[], None], request: pytest.FixtureRequest) -> Stage:
+    """An empty one, with the replica frozen."""
+    stage = stages[request.param]
+    stage.client.flushdb()
+    stage.sink.unlink(missing_ok=True)
+    return stage
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["answered", "streamed"])
 def test_an_effect_that_nobody_acknowledged_does_not_happen(
-    frozen: RedisServer, servers: tuple[RedisServer, RedisServer], tmp_path: Path, stream: bool
+    stage: Stage, frozen: Callable[[], None], stream: bool
 ) -> None:
     """The run is put off again and again, its effect planned and no more, which is no attempt; then it happens once."""
-    sink = tmp_path / "demo.db"
-    with frozen.client() as client, pod_on(frozen, sink, AGENTRT_ATTEMPTS_MAX="1") as pod:
-        client.flushall()
-        asked = Asked(pod, "worker", "once", stream=stream)
-        wait_until(lambda: bool(only_run(client)), 10, "a run")
-        run = only_run(client)
-        wait_until(lambda: int(record(client, run).get("spared", 0)) >= 2, 20, "two postponements")
-        wait_until(lambda: not intended(client, run), 10, "the end of the intent")
-        assert not sink.exists() or effects(sink) == []
-        assert (status(client, run), asked.answer) == ("running", None)
-        servers[1].signal(signal.SIGCONT)
-        answer = asked.result()
-        assert answer.status_code == 200
-        assert status(client, run) == "completed"
-        assert len(effects(sink)) == 1
-        assert "done-1" in answer.text
-        assert record(client, run)["attempt"] > "1"
+    client = stage.client
+    asked = Asked(stage.pod, "worker", "once", stream=stream)
+    wait_until(lambda: bool(only_run(client)), 10, "a run")
+    run = only_run(client)
+    wait_until(lambda: int(record(client, run).get("spared", 0)) >= 2, 20, "two postponements")
+    wait_until(lambda: not intended(client, run), 10, "the end of the intent")
+    assert stage.happened() == 0
+    assert (status(client, run), asked.answer) == ("running", None)
+    frozen()
+    answer = asked.result()
+    assert answer.status_code == 200
+    assert "done-1" in answer.text
+    assert (status(client, run), stage.happened()) == ("completed", 1)
+    assert int(record(client, run)["attempt"]) > 2
 
 
-def test_other_effects_and_turns_wait_for_nobody(frozen: RedisServer, tmp_path: Path) -> None:
-    """An idempotent effect beside one that must not happen twice is planned with it, and put off with it; alone it is
-    not. Turns are not either, unless that is asked for."""
-    with pod_on(frozen, tmp_path / "demo.db") as pod:
-        answer = Asked(pod, "worker", "note read").result()
-        assert (answer.status_code, answer.json()["status"]) == (200, "completed")
-        assert len(effects(tmp_path / "demo.db")) == 1
+def test_other_effects_and_turns_wait_for_nobody(stage: Stage) -> None:
+    """What the downstream deduplicates, or what changes nothing, may be repeated should a fail-over forget it."""
+    answer = Asked(stage.pod, "worker", "note read").result()
+    assert (answer.status_code, answer.json()["status"]) == (200, "completed")
+    assert stage.happened() == 1
 
 
-def test_without_waiting_the_effect_happens(frozen: RedisServer, tmp_path: Path) -> None:
-    """The control: the same frozen replica, and a master alone says that the intent is kept."""
-    with pod_on(frozen, tmp_path / "demo.db", AGENTRT_WAIT_REPLICAS="0") as pod:
-        assert Asked(pod, "worker", "once").result().status_code == 200
-        assert len(effects(tmp_path / "demo.db")) == 1
+@pytest.mark.parametrize("stage", [2], indirect=True)
+def test_without_waiting_the_effect_happens(stage: Stage) -> None:
+    """The control: the same frozen replica, and the master alone says that the intent is kept."""
+    assert Asked(stage.pod, "worker", "once").result().status_code == 200
+    assert stage.happened() == 1
 
 
-def test_a_background_run_is_not_acknowledged_alone(
-    frozen: RedisServer, servers: tuple[RedisServer, RedisServer], tmp_path: Path
-) -> None:
+def test_a_background_run_is_not_acknowledged_alone(stage: Stage, frozen: Callable[[], None]) -> None:
     """503 with `Retry-After`; once the replica is back the same message is one run."""
-    headers = {"Idempotency-Key": "background"}
-    with pod_on(frozen, tmp_path / "demo.db") as pod, httpx2.Client(base_url=pod.url, timeout=30) as client:
+    with httpx2.Client(base_url=stage.pod.url, timeout=30) as client:
         body = {"model": "echo", "input": "hi", "background": True}
+        headers = {"Idempotency-Key": "background"}
         refused = client.post("/v1/responses", json=body, headers=headers)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "store_unavailable")
         assert int(refused.headers["retry-after"]) >= 1
-        servers[1].signal(signal.SIGCONT)
+        frozen()
         accepted = client.post("/v1/responses", json=body, headers=headers)
         assert accepted.status_code == 200
         answer = f"/v1/responses/{accepted.json()['id']}"
         wait_until(lambda: client.get(answer).json()["status"] == "completed", 30, "the run")
+        assert accepted.json()["id"] == only_run(stage.client)
 
 
-def test_the_end_of_a_turn_is_told_when_replicas_have_it(
-    frozen: RedisServer, servers: tuple[RedisServer, RedisServer], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("stage", [1], indirect=True)
+def test_the_end_of_a_turn_is_told_when_replicas_have_it(stage: Stage, frozen: Callable[[], None]) -> None:
     """With `AGENTRT_WAIT_TURNS`: committed on the master, and nobody is told before the replica is back."""
-    with frozen.client() as client, pod_on(frozen, tmp_path / "demo.db", AGENTRT_WAIT_TURNS="on") as pod:
-        client.flushall()
-        asked = Asked(pod, "echo", "hi")
-        wait_until(lambda: bool(only_run(client)) and status(client, only_run(client)) == "completed", 10, "the commit")
-        client.config_resetstat()
-        wait_until(lambda: client.info("commandstats").get("cmdstat_wait", {"calls": 0})["calls"] >= 2, 10, "waiting")
-        assert asked.answer is None
-        servers[1].signal(signal.SIGCONT)
-        assert asked.result().json()["output"][0]["content"][0]["text"] == "echo: hi"
+    client = stage.client
+    asked = Asked(stage.pod, "echo", "hi")
+    wait_until(lambda: bool(only_run(client)) and status(client, only_run(client)) == "completed", 10, "the commit")
+    client.config_resetstat()
+    wait_until(lambda: client.info("commandstats").get("cmdstat_wait", {"calls": 0})["calls"] >= 2, 10, "waiting")
+    assert asked.answer is None
+    frozen()
+    assert asked.result().json()["output"][0]["content"][0]["text"] == "echo: hi"

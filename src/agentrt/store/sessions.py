@@ -153,7 +153,8 @@ class Sessions:
     async def begin(self, want: Begin) -> Begun:
         """Own the session, or learn why not. The window is read in the same round trip.
 
-        Raises `NotAcknowledged` for a run that no client waits for, where too few replicas know it.
+        Raises `NotAcknowledged` for a run that no client waits for, where too few replicas know it: it is handed over
+        then, for the queue.
         """
         keys, config = want.session, self._config
         run = keys.run(want.run)
@@ -183,7 +184,12 @@ class Sessions:
         unit.acknowledge(want.background)
         if not want.fresh:
             unit.command("LRANGE", keys.items, -config.window_items, -1)
-        replies = await self._redis.execute(unit)
+        try:
+            replies = await self._redis.execute(unit)
+        except NotAcknowledged as error:
+            if isinstance(head := error.replies[0], bytes):  # begun all the same, and nobody's attempt
+                await self.hand_over(self._owned(keys, run, want.token, head, []), "waiting")
+            raise
         reply = replies[0]
         if isinstance(reply, bytes):
             window: list[bytes] = [] if want.fresh else replies[1]
