@@ -133,6 +133,8 @@ def store_config(settings: Settings) -> StoreConfig:
         wait_ms=settings.wait_ms,
         waiters_max=settings.waiters_max,
         window_items=settings.window_items,
+        acknowledge=settings.wait_replicas > 0,
+        acknowledge_turns=settings.wait_replicas > 0 and settings.wait_turns == "on",
     )
 
 
@@ -151,6 +153,8 @@ async def build(
         client_name=f"agentrt-{settings.pod}",
         connect_timeout_s=settings.redis_timeout_ms / 1000,
         reply_timeout_s=settings.redis_timeout_ms / 1000,
+        wait_replicas=settings.wait_replicas,
+        wait_timeout_ms=settings.wait_timeout_ms,
     )
     check_url(settings.redis_url, "AGENTRT_REDIS_URL")
     config = store_config(settings)

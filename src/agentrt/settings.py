@@ -28,7 +28,10 @@ def _setting(default: Any, text: str, low: int | None = None) -> Any:
 class Settings:
     """The settings of one pod. Field `redis_url` is `AGENTRT_REDIS_URL`, and so on."""
 
-    redis_url: str = _setting("redis://127.0.0.1:6379/0", "the state Redis: redis://, rediss:// or unix://")
+    redis_url: str = _setting(
+        "redis://127.0.0.1:6379/0",
+        "redis://, rediss://, unix://, redis+sentinel://host,host/master or redis+cluster://host,host",
+    )
     lock_redis_urls: str = _setting(
         "", "independent Redis masters for named locks, an odd number, comma between; default: the state Redis"
     )
@@ -52,6 +55,11 @@ class Settings:
     item_bytes_max: int = _setting(256 * 1024, "longest single item", 1024)
     items_max: int = _setting(512, "items in one request", 1)
     redis_timeout_ms: int = _setting(1_000, "longest wait for a reply of Redis", 10)
+    wait_replicas: int = _setting(
+        0, "replicas that must acknowledge the intent of an at_most_once effect, and a background run; 0: none", 0
+    )
+    wait_timeout_ms: int = _setting(500, "how long to wait for them before the effect is postponed", 10)
+    wait_turns: str = _setting("off", "`on`: wait for them at the end of every turn, before its client is told")
     openai_api_key: str = _setting("", "key of OpenAI or a compatible server; OPENAI_API_KEY works too")
     openai_base_url: str = _setting("", "base URL of it; OPENAI_BASE_URL works too")
     anthropic_api_key: str = _setting("", "key of Anthropic; ANTHROPIC_API_KEY works too")
@@ -82,6 +90,8 @@ class Settings:
             raise SettingsError(f"AGENTRT_API_KEYS_FILE: no such file: {settings.api_keys_file}")
         if settings.auth not in {"on", "off"}:
             raise SettingsError("AGENTRT_AUTH must be `on` or `off`")
+        if settings.wait_turns not in {"on", "off"}:
+            raise SettingsError("AGENTRT_WAIT_TURNS must be `on` or `off`")
         urls = settings.lock_urls
         if urls and len(urls) % 2 == 0:
             raise SettingsError(f"AGENTRT_LOCK_REDIS_URLS: a majority wants an odd number of Redis, not {len(urls)}")

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from agentrt.errors import AgentrtError, StoreUnavailable
+from agentrt.errors import AgentrtError, NotAcknowledged, StoreUnavailable
 from agentrt.records import TERMINAL, Request
 from agentrt.runtime import response
 from agentrt.runtime.claims import Claims
@@ -115,7 +115,12 @@ class Admission:
         member = lease_member(want.session, want.run, want.token)
         entered = services.leases.entering(member)  # the lease first, the session second, both in one write
         try:
+            if want.background and services.config.acknowledge:  # begin leaves on a connection of its own
+                await entered
             outcome = await services.sessions.begin(want)
+        except NotAcknowledged:
+            await services.queue.enqueue(member, Urgency.BACKGROUND)  # its client is refused, but it may have come far
+            raise
         except BaseException as error:
             entered.abandon()
             if not isinstance(error, StoreUnavailable | asyncio.CancelledError):

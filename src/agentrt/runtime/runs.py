@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import orjson
 
 from agentrt.agent import Agent
-from agentrt.errors import AgentrtError, OwnershipLost
+from agentrt.errors import AgentrtError, NotAcknowledged, OwnershipLost
 from agentrt.records import Request
 from agentrt.runtime.clock import wall_ms
 from agentrt.runtime.heartbeat import Heartbeat
@@ -34,6 +34,10 @@ __all__ = ["Place", "Runs"]
 log = logging.getLogger("agentrt.runs")
 
 _T = TypeVar("_T")
+
+_POSTPONE_S = 1.0
+_POSTPONE_S_MAX = 30.0
+"""How long a run rests whose effects replicas did not acknowledge."""
 
 _LEAVE_S = 5.0
 """How long the runs of a leaving pod may take to be handed over, once they were told."""
@@ -126,6 +130,10 @@ class Runs:
             log.info("stopped: %s", error)
             services.telemetry.ownership_lost.inc()
             return None
+        except NotAcknowledged as error:
+            status = "postponed"
+            await self._postpone(owned, error)
+            return None
         except asyncio.CancelledError:
             if not self._leaving:
                 raise
@@ -197,6 +205,18 @@ class Runs:
         """Let go of a run until a time (ms, Redis' clock)."""
         await self._services.sessions.hand_over(owned)
         await self._services.leases.park(owned.lease, until_ms)
+
+    async def _postpone(self, owned: Owned, why: NotAcknowledged) -> None:
+        """Let go of a run for a while, longer each time, because replicas do not keep up; that is no attempt."""
+        again = int((owned.record or {}).get("spared", 0))
+        pause_s = min(_POSTPONE_S * 2 ** min(again, 10), _POSTPONE_S_MAX)
+        log.warning("run %s goes on in %g s: %s", owned.run.id, pause_s, why)
+        self._heartbeat.drop(owned.lease)
+        try:
+            now_ms = await self._services.journal.now_ms(owned)
+            await self.park(owned, now_ms + int(pause_s * 1000))
+        except AgentrtError as error:
+            log.info("run %s is not postponed, its lease runs out: %s", owned.run.id, error)
 
     async def _put_back(self, owned: Owned, unknown_agent: str = "") -> None:
         """Hand a run over; where this pod does not know its agent, others get the time of a lease to take it."""

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from agentrt.agent import Agent, Effect, Tool
-from agentrt.errors import ModelError, OwnershipLost, StoreUnavailable
+from agentrt.errors import ModelError, NotAcknowledged, OwnershipLost, StoreUnavailable
 from agentrt.memory.tokens import estimate
 from agentrt.models.base import ModelRequest
 from agentrt.records import Item, Request, Usage, item_id
@@ -106,7 +106,9 @@ class Turn:
         """Whether something may have happened that cannot be taken back."""
 
     async def run(self) -> TurnEnd:
-        """Work until the run is committed. Raises `OwnershipLost` when another pod owns it, `StoreUnavailable`."""
+        """Work until the run is committed. Raises `OwnershipLost` when another pod owns it, `StoreUnavailable`, and
+        `NotAcknowledged` when it is to go on later, since replicas do not know of what it is about to do.
+        """
         try:
             plans = await self._take_up()
             while True:
@@ -277,7 +279,12 @@ class Turn:
         batch = self._log.batch()
         sent_at_ms = boottime_ms()
         marked = [(call.planned, call in started) for call in todo.calls] + [(planned, False) for planned in waiting]
-        cancelled, _ = await insist(lambda: self._services.journal.plan(self._owned, step, plan, marked, batch))
+        try:
+            cancelled, _ = await insist(lambda: self._services.journal.plan(self._owned, step, plan, marked, batch))
+        except NotAcknowledged:
+            self._log.logged(batch.last)
+            await self._effects.withdraw(started)
+            raise
         self._said.clear()
         self._log.logged(batch.last)
         self._log.cancel_asked = self._log.cancel_asked or cancelled

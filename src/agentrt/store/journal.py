@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from agentrt.agent import Effect
+from agentrt.errors import NotAcknowledged
 from agentrt.store.connection import Redis, Unit
 from agentrt.store.keys import SessionKeys
 from agentrt.store.ownership import Owned, StoreConfig, check_guarded
@@ -124,8 +126,10 @@ class Journal:
         """Keep a step's reply and its effects; the flagged ones are `intended` from here on.
 
         Returns (how somebody asked to cancel, empty when nobody did; deadline of the intents in ms of Redis time).
-        Raises `OwnershipLost`.
+        Raises `OwnershipLost`, and `NotAcknowledged` where an effect that must not happen twice is intended, and too
+        few replicas know it.
         """
+        unknown_twice = any(intended and planned.effect == Effect.AT_MOST_ONCE for planned, intended in calls)
         tail: list[bytes | str] = []
         for planned, intended in calls:
             tail += (planned.key, orjson.dumps(asdict(planned)), "1" if intended else "0")
@@ -146,11 +150,12 @@ class Journal:
             ttl=self._config.session_ttl_s,
             **owned.guard,
         )
+        unit.acknowledge(unknown_twice)
         _, cancelled, lock_until = await self._answer(unit, owned)
         return asked(cancelled), int(lock_until)
 
-    async def intend(self, owned: Owned, keys: Sequence[str]) -> tuple[str, int]:
-        """Take, or move, the locks of planned effects. Returns as `plan` does."""
+    async def intend(self, owned: Owned, keys: Sequence[str], *, acknowledge: bool = False) -> tuple[str, int]:
+        """Take, or move, the locks of planned effects. Returns as `plan` does; `acknowledge`: raises as it does."""
         unit = Unit(owned.session.tag).call(
             self._redis.scripts["intend"],
             (owned.session.hash, owned.run.hash, owned.run.effects),
@@ -158,8 +163,19 @@ class Journal:
             lock_ms=self._config.lock_ms,
             **owned.guard,
         )
+        unit.acknowledge(acknowledge)
         _, cancelled, lock_until = await self._answer(unit, owned)
         return asked(cancelled), int(lock_until)
+
+    async def unintend(self, owned: Owned, keys: Sequence[str]) -> None:
+        """Effects that were intended, and do not run after all, are only planned again. Raises `OwnershipLost`."""
+        unit = Unit(owned.session.tag).call(
+            self._redis.scripts["unintend"],
+            (owned.session.hash, owned.run.hash, owned.run.effects),
+            keys,
+            **owned.guard,
+        )
+        await self._answer(unit, owned)
 
     async def record(self, owned: Owned, op: str, outcomes: Sequence[Recorded], events: Batch) -> str:
         """Keep outcomes and release their locks. Returns how somebody asked to cancel the run, or an empty string.
@@ -220,7 +236,11 @@ class Journal:
         return int(seconds) * 1000 + int(micros) // 1000
 
     async def _answer(self, unit: Unit, owned: Owned) -> list[Any]:
-        reply: list[Any] = (await self._redis.execute(unit))[0]
+        try:
+            reply: list[Any] = (await self._redis.execute(unit))[0]
+        except NotAcknowledged as error:
+            check_guarded(error.replies[0][0], owned)
+            raise
         check_guarded(reply[0], owned)
         return reply
 

@@ -39,7 +39,7 @@ session TTL (`AGENTRT_SESSION_TTL_S`) from the last begin, commit or append, and
       result       JSON, the final response body               retry          1: failed, but sending it again resumes
       plan:<step>  JSON, the model's reply and the keys of its effects
       op:<token>   reply of a script of this run, kept so that sending the script again is harmless
-  agentrt:{t/s}:run:{id}:effects HASH  journal                                                    plan record
+  agentrt:{t/s}:run:{id}:effects HASH  journal                                           plan record intend unintend
       <key>        JSON, the effect as planned                 <key>@         `lock_until ms,holder token`: intended
       <key>!       JSON, the outcome: recorded | failed | in_doubt
       <key>~       JSON, a late result of a pod that had lost the run: evidence, decides nothing       evidence
@@ -80,7 +80,7 @@ Queue slot `{q:N}`:
 
 Pod-owned keys:
 
-  agentrt:{pod:<pod>}:probe     STRING what the readiness probe writes and reads; TTL 60 s
+  agentrt:{q:0}:probe:<pod>     STRING what the readiness probe writes and reads, where the queue is; TTL 60 s
   agentrt:pod:<pod>             pub/sub channel: JSON [granted | logged | cancel | steer, session, run] or
                                 [lock, key of the lock, token that it was handed to]; a hint only, polls stand behind it
   agentrt:queue:<N>             pub/sub channel: something waits in an empty queue; a hint only
@@ -236,7 +236,7 @@ def parse_lease_member(member: bytes) -> tuple[str, str, str, str]:
 
 def probe_key(pod: str) -> bytes:
     """What the readiness probe of a pod writes and reads."""
-    return b"agentrt:{pod:%b}:probe" % pod.encode()
+    return b"agentrt:{%b}:probe:%b" % (QueueKeys().slot, pod.encode())
 
 
 def pod_channel(pod: str) -> str:

@@ -28,6 +28,10 @@ class StoreConfig:
     wait_ms: int = 20_000
     waiters_max: int = 64
     window_items: int = 50
+    acknowledge: bool = False
+    """Whether replicas are waited for: before effects that must not happen twice, and for background runs."""
+    acknowledge_turns: bool = False
+    """Whether they are waited for at the end of every turn, too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from agentrt.errors import OwnershipLost, ScriptError
+from agentrt.errors import NotAcknowledged, OwnershipLost, ScriptError, StoreUnavailable
 from agentrt.records import SCHEMA_VERSION
 from agentrt.store.connection import Redis, Unit
 from agentrt.store.keys import RunKeys, SessionKeys, new_id
@@ -161,7 +161,11 @@ class Sessions:
         self._claim = redis.scripts["claim"]
 
     async def begin(self, want: Begin) -> Begun:
-        """Own the session, or learn why not. The window is read in the same round trip."""
+        """Own the session, or learn why not. The window is read in the same round trip.
+
+        Raises `NotAcknowledged` for a run that no client waits for, where too few replicas know it: it is handed over
+        then, for the queue.
+        """
         keys, config = want.session, self._config
         run = keys.run(want.run)
         unit = Unit(keys.tag).call(
@@ -187,9 +191,15 @@ class Sessions:
             input=want.input,
             request=want.request,
         )
+        unit.acknowledge(want.background)
         if not want.fresh:
             unit.command("LRANGE", keys.items, -config.window_items, -1)
-        replies = await self._redis.execute(unit)
+        try:
+            replies = await self._redis.execute(unit)
+        except NotAcknowledged as error:
+            if isinstance(head := error.replies[0], bytes):  # begun all the same, and nobody's attempt
+                await self.hand_over(self._owned(keys, run, want.token, head, []), "waiting")
+            raise
         reply = replies[0]
         if isinstance(reply, bytes):
             window: list[bytes] = [] if want.fresh else replies[1]
@@ -293,7 +303,7 @@ class Sessions:
         owned.first = first
 
     async def commit(self, owned: Owned, end: Commit) -> int | None:
-        """End the run; returns the session's new revision. Raises `OwnershipLost`.
+        """End the run; returns the session's new revision. Raises `OwnershipLost`, `StoreUnavailable`.
 
         None: more messages came to the run than it has taken in, and nothing is written.
         """
@@ -320,12 +330,19 @@ class Sessions:
             ttl=config.session_ttl_s,
             run_ttl=max(config.run_ttl_s, 86_400),
         )
-        reply = (await self._redis.execute(unit))[0]
+        unit.acknowledge(config.acknowledge_turns)
+        acknowledged = True
+        try:
+            reply = (await self._redis.execute(unit))[0]
+        except NotAcknowledged as error:
+            reply, acknowledged = error.replies[0], False
         if reply[0] == b"corrupt":
             raise ScriptError(f"run {run.id}: the history has {int(reply[1])} items, not {owned.first + end.skip}")
         if reply[0] == b"continue":
             return None
         check_guarded(reply[0], owned)
+        if not acknowledged:  # committed for good; the same commit, sent again, asks the replicas again
+            raise StoreUnavailable(f"run {run.id}: too few replicas have its end", "unacknowledged")
         return int(reply[1])
 
     async def steer(self, want: Begin, live: str) -> Steered | None:
