@@ -6,6 +6,7 @@
 # make kills-runs  10,000 background runs over three pods, one killed every 5 s
 # make bench  the load test that docs/operations.md reads from
 # make bench-locks  what a named lock costs, next to redis-py's and pottery's
+# make k8s    write anew what comes from helm/agentrt and ops/: k8s/, the chart's table and schema, the dashboards
 # make setup  what all of them rest on: .venv, from requirements.lock
 # make lock   pin anew what pyproject.toml asks for (make lock UPGRADE=--upgrade: the newest of everything)
 # make clean  remove what these made; the data in .agentrt stay
@@ -24,7 +25,7 @@ UPGRADE ?=
 BIN := .venv/bin
 UV := .venv/uv
 
-.PHONY: setup run test negative kills kills-runs check bench bench-locks lock clean
+.PHONY: setup run test negative kills kills-runs check bench bench-locks k8s lock clean
 
 setup: .venv/.stamp
 
@@ -68,6 +69,9 @@ bench: setup
 bench-locks: setup
 	$(BIN)/python -m loadtest.locks
 
+k8s: setup
+	$(BIN)/python -m ops.write
+
 # uv in an environment of its own: it resolves for all platforms at once, which pip cannot.
 lock: setup
 	$(PYTHON) -m venv $(UV)
@@ -75,9 +79,12 @@ lock: setup
 	$(UV)/bin/uv pip compile --no-config --universal --python-version 3.11 --generate-hashes --extra dev \
 	  --no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet $(UPGRADE) \
 	  --output-file requirements.lock pyproject.toml
+	$(UV)/bin/uv pip compile --no-config --universal --python-version 3.11 --generate-hashes --extra otel \
+	  --constraint requirements.lock --no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet \
+	  --output-file requirements-image.lock pyproject.toml
 	rm -rf $(UV)
 
 clean:
 	rm -rf .venv .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
 	  build dist
-	find src tests loadtest -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests loadtest ops -name __pycache__ -type d -prune -exec rm -rf {} +
