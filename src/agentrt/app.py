@@ -22,6 +22,7 @@ from agentrt.http.body import Bounds
 from agentrt.http.errors import ApiError, Problem, to_api_error
 from agentrt.http.surface import Surface
 from agentrt.models.base import Model
+from agentrt.models.prices import Prices
 from agentrt.models.registry import Credentials, Models
 from agentrt.runtime.admission import Admission
 from agentrt.runtime.claims import Claims
@@ -168,14 +169,25 @@ async def build(
 
     catalog = Models(
         Credentials(
-            settings.openai_api_key, settings.openai_base_url, settings.anthropic_api_key, settings.anthropic_base_url
+            settings.openai_api_key,
+            settings.openai_base_url,
+            settings.anthropic_api_key,
+            settings.anthropic_base_url,
+            settings.openai_chat_api_key,
+            settings.openai_chat_base_url,
+            gap_s=settings.model_gap_s,
         ),
         given,
+        telemetry.circuit_changed,
     )
     stack.push_async_callback(catalog.aclose)
     for agent in agents.values():
-        catalog(agent.model)  # a model that cannot be had is told at the start, not to a customer
+        for name in agent.models:
+            catalog(name)  # a model that cannot be had is told at the start, not to a customer
 
+    for server in dict.fromkeys(server for agent in agents.values() for server in agent.servers):
+        stack.push_async_callback(server.aclose)
+        await server.start()
     made = await stack.enter_async_context(deps()) if deps is not None else None
     notices = Notices(redis, options, settings.pod)
     stack.push_async_callback(notices.aclose)
@@ -197,6 +209,7 @@ async def build(
         models=catalog,
         telemetry=telemetry,
         deps=made,
+        prices=Prices.read(settings.prices_file),
     )
     heartbeat = Heartbeat(services.leases, settings.lease_ms)
     stack.push_async_callback(heartbeat.aclose)

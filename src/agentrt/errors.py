@@ -14,6 +14,7 @@ AgentrtError
 ├── LockLost                 a named lock ran out or is somebody else's: stop what it was needed for
 ├── SchemaNewer              the record was written by a newer agentrt: 503 + Retry-After, never misread
 ├── ModelError               the provider failed; says whether a retry may help
+│   └── Unsupported          the provider was not even asked: it has no place for this input
 └── ToolError                raised by a tool on purpose: its text is the answer to the model
 """
 
@@ -37,6 +38,7 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "ToolError",
+    "Unsupported",
 ]
 
 
@@ -115,15 +117,27 @@ class ModelError(AgentrtError):
 
     `code` is one of the closed set of the Responses API's `response.error.code`
     (`server_error`, `rate_limit_exceeded`, `invalid_prompt`); `retry_after_s` is what the provider asked for.
+    `refused`: the provider began no reply, so nothing was paid for.
     """
 
     def __init__(
-        self, message: str, *, code: str = "server_error", retryable: bool, retry_after_s: float | None = None
+        self,
+        message: str,
+        *,
+        code: str = "server_error",
+        retryable: bool,
+        retry_after_s: float | None = None,
+        refused: bool = False,
     ) -> None:
         super().__init__(message)
         self.code = code
         self.retryable = retryable
         self.retry_after_s = retry_after_s
+        self.refused = refused
+
+
+class Unsupported(ModelError):
+    """An adapter cannot express the new input in its provider's format. Nothing was sent."""
 
 
 class ToolError(AgentrtError):

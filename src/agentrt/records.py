@@ -124,12 +124,14 @@ class Items(Sequence[Item]):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one or more model calls. `input_tokens` includes the cached ones."""
+    """Tokens of one or more model calls. `input_tokens` includes those read from and written to a prompt cache."""
 
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    written_tokens: int = 0
+    """Written to the provider's prompt cache, which some charge more for. Not persisted."""
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -137,6 +139,7 @@ class Usage:
             self.output_tokens + other.output_tokens,
             self.cached_tokens + other.cached_tokens,
             self.reasoning_tokens + other.reasoning_tokens,
+            self.written_tokens + other.written_tokens,
         )
 
 

@@ -10,10 +10,12 @@ from contextlib import suppress
 class ByteProxy:
     """Relays to `port`. What comes back from the server goes through `on_reply`: it returns the bytes to pass on, or
     None to cut the connection without passing them on. `delay_s` holds every reply; `blackhole` swallows everything.
+    `listen` is the port of its own, any by default.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, listen: int = 0) -> None:
         self._target = port
+        self._listen = listen
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.delay_s = 0.0
@@ -31,7 +33,7 @@ class ByteProxy:
         return f"redis://127.0.0.1:{self.port}/0"
 
     async def __aenter__(self) -> ByteProxy:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._listen)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -14,8 +14,8 @@ __all__ = ["build", "client_tools", "tool_specs"]
 
 
 def tool_specs(agent: Agent) -> tuple[ToolSpec, ...]:
-    """The agent's tools as a model sees them, in the order of declaration: prompt caches live on equal bytes."""
-    return tuple(ToolSpec(tool.name, tool.description, tool.parameters) for tool in agent.tools)
+    """The agent's tools as a model sees them, in an order that stays: prompt caches live on equal bytes."""
+    return tuple(ToolSpec(tool.name, tool.description, tool.parameters) for tool in agent.offered)
 
 
 def client_tools(request: Request) -> tuple[ToolSpec, ...]:

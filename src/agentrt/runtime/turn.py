@@ -76,7 +76,7 @@ class Turn:
         self._agent = agent
         self._owned = owned
         self._request = request
-        self._provider = services.models(agent.model).provider
+        self._provider = services.models(agent.models[0]).provider
         logged = int(owned.record["log"]) if owned.record else -1
         self._log = RunLog(services.journal, owned, logged=logged, listener=listener)
         run, first = owned.run.id, owned.first
@@ -85,7 +85,7 @@ class Turn:
             for number, data in enumerate(inputs)
         ]
         self._output = Output(self._log, run, first + len(inputs), agent.name)
-        self._tools: dict[str, Tool] = {tool.name: tool for tool in agent.tools}
+        self._tools: dict[str, Tool] = {tool.name: tool for tool in agent.offered}
         self._client_tools = {spec.name for spec in context.client_tools(request)}
         self._specs = (*context.tool_specs(agent), *context.client_tools(request))
         self._id = response.response_id(owned.session.id, run)
@@ -211,13 +211,13 @@ class Turn:
     async def _plan(self, step: int, reply: Reply) -> Todo:
         """Persist the reply and its calls before any of them happens."""
         owned, effects = self._owned, self._new_effects()
-        todo = Todo(client_calls=reply.client_calls)
+        todo = Todo(client_calls=len(reply.client_calls))
         waiting: list[Planned] = []
         for index, call in enumerate(reply.calls):
             tool = self._tools.get(call.name)
             asking = asks(tool, call) and call.name not in self._doubted
             begin = self._output.approval_request if asking else self._output.server_call
-            slot = begin(call, {"step": step, "provider": self._provider})
+            slot = begin(call, {"step": step, "provider": reply.provider})
             reply.indexes.append(slot.index)
             planned = Planned(
                 key=effect_key(owned.session, owned.run.id, step, index),
@@ -377,7 +377,7 @@ class Turn:
         if self._last is not None:
             reply, self._last = self._last, None
             await self._write_plan(
-                self._step - 1, Todo(client_calls=reply.client_calls), [], reply.indexes, reply.usage
+                self._step - 1, Todo(client_calls=len(reply.client_calls)), [], reply.indexes, reply.usage
             )
 
     # --- the end --------------------------------------------------------------------------------------------------
