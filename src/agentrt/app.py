@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from agentrt.agent import Agent
 from agentrt.errors import AgentrtError, DeclarationError
-from agentrt.http import conversations, health, operator, responses
+from agentrt.http import chat, conversations, health, operator, responses
 from agentrt.http.auth import Keys, read_keys
 from agentrt.http.body import Bounds
 from agentrt.http.errors import ApiError, Problem, to_api_error
@@ -68,6 +68,7 @@ ROUTES = [
     Route("/v1/conversations/{conversation_id}/items", conversations.append, methods=["POST"]),
     Route("/v1/conversations/{conversation_id}/items/{item_id}", conversations.retrieve_item, methods=["GET"]),
     Route("/v1/conversations/{conversation_id}/items/{item_id}", conversations.delete_item, methods=["DELETE"]),
+    Route("/v1/chat/completions", chat.create, methods=["POST"]),
     Route("/v1/models", health.models, methods=["GET"]),
     Route("/v1/models/{model}", health.model, methods=["GET"]),
     Route("/operator/effects", operator.effects, methods=["GET"]),
@@ -128,6 +129,7 @@ def store_config(settings: Settings) -> StoreConfig:
         session_ttl_s=settings.session_ttl_s,
         run_ttl_s=settings.session_ttl_s,
         events_ttl_s=settings.events_ttl_s,
+        alone_ttl_s=settings.alone_ttl_s,
         lease_ms=settings.lease_ms,
         lock_ms=settings.lock_ttl_ms,
         wait_ms=settings.wait_ms,

@@ -146,7 +146,7 @@ class Request:
 
     `options` are the checked API parameters that were given (`instructions`, `temperature`, `tools`, `metadata`, ...);
     what is absent has the API's default. `conversation` (`conv_...`) and `previous` (`resp_...`) are as the client
-    named them, or empty.
+    named them, or empty. `chat`: asked for over `/v1/chat/completions`.
     """
 
     agent: str
@@ -155,6 +155,13 @@ class Request:
     conversation: str = ""
     previous: str = ""
     user: str = ""
+    chat: bool = False
+
+    @property
+    def alone(self) -> bool:
+        """Whether its session is for this one run: no later message can name it, nobody reads it."""
+        unstored = self.options.get("store") is False and not self.conversation and not self.previous
+        return self.chat or unstored
 
     def encode(self) -> bytes:
         """The stored form."""
@@ -166,6 +173,7 @@ class Request:
                 "conversation": self.conversation,
                 "previous": self.previous,
                 "user": self.user,
+                **({"chat": True} if self.chat else {}),
             }
         )
 
@@ -180,6 +188,7 @@ class Request:
             value.get("conversation", ""),
             value.get("previous", ""),
             value.get("user", ""),
+            value.get("chat", False),
         )
 
 

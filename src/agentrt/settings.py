@@ -46,6 +46,9 @@ class Settings:
     wait_ms: int = _setting(20_000, "how long a message waits for a busy session before its 409", 0)
     waiters_max: int = _setting(64, "messages that may wait for one session", 0)
     session_ttl_s: int = _setting(30 * 86_400, "a session is kept this long after its last turn", 60)
+    alone_ttl_s: int = _setting(
+        86_400, "so long is a session kept that no later message can name: chat completions, `store: false`", 60
+    )
     events_ttl_s: int = _setting(86_400, "the event log of a run is kept this long", 60)
     window_items: int = _setting(50, "newest items of the history that are read for a turn", 1)
     body_bytes_max: int = _setting(4 * 1024 * 1024, "longest request body", 1024)

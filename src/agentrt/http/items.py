@@ -5,7 +5,7 @@ Whatever passes can be read back by every client of the API.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -16,8 +16,11 @@ from agentrt.http.errors import invalid
 __all__ = ["check_items"]
 
 
-def check_items(value: Any, bounds: Bounds, param: str = "input") -> list[dict[str, Any]]:
-    """The input as a list of items in the API's shape, without ids: those are the runtime's to give."""
+def check_items(value: Any, bounds: Bounds, param: str = "input", names: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The input as a list of items in the API's shape, without ids: those are the runtime's to give.
+
+    `names`: what each item is called in errors, where it is not `param[n]`.
+    """
     if isinstance(value, str):
         value = [{"role": "user", "content": value}]
     if not isinstance(value, list) or not value:
@@ -26,7 +29,7 @@ def check_items(value: Any, bounds: Bounds, param: str = "input") -> list[dict[s
         raise invalid(f"'{param}' has more than {bounds.items_max} items", param, "array_above_max_length")
     items = []
     for number, raw in enumerate(value):
-        at = f"{param}[{number}]"
+        at = names[number] if names else f"{param}[{number}]"
         if not isinstance(raw, dict):
             raise invalid(f"'{at}' must be an object", at, "invalid_type")
         item = _check_item(raw, at)

@@ -195,7 +195,8 @@ class Turn:
         waiting: list[Planned] = []
         for index, call in enumerate(reply.calls):
             tool = self._tools.get(call.name)
-            asking = asks(tool, call) and call.name not in self._doubted
+            wants = asks(tool, call) and call.name not in self._doubted
+            asking = wants and not self._request.chat
             begin = self._output.approval_request if asking else self._output.server_call
             slot = begin(call, {"step": step, "provider": self._provider})
             reply.indexes.append(slot.index)
@@ -222,6 +223,8 @@ class Turn:
             prepared = effects.prepare(planned, self._tools)
             if planned.tool in self._doubted:
                 effects.refuse(prepared)
+            elif wants:
+                effects.deny(prepared, "Whoever asks here cannot be asked for an approval.")
             todo.calls.append(prepared)
         await self._write_plan(step, todo, waiting, reply.indexes, reply.usage)
         return todo
@@ -355,7 +358,10 @@ class Turn:
             lines = [*(item.encode() for item in self._input), *self._output.lines()]
         skip = int((self._owned.record or {}).get("n_items", 0))
         batch = self._log.batch()
-        commit = Commit(status, result, lines, skip, retry, self._planned, self._approvals, batch.last, batch.frames)
+        alone = self._request.alone
+        commit = Commit(
+            status, result, lines, skip, retry, self._planned, self._approvals, batch.last, batch.frames, alone
+        )
         await insist(lambda: self._services.sessions.commit(self._owned, commit))
         self._log.logged(batch.last)
         return TurnEnd(status, result)

@@ -4,7 +4,8 @@
 decides the Cluster slot, so all keys of one line group live on one node. No script touches two groups.
 
 Session slot `{t/s}`; everything is written under the owner's fence unless it says otherwise. All keys live for the
-session TTL (`AGENTRT_SESSION_TTL_S`) from the last begin, commit or append, and go at once with `delete.lua`.
+session TTL (`AGENTRT_SESSION_TTL_S`) from the last begin, commit or append, and go at once with `delete.lua`; those of
+a session that is for one run only (chat completions, `store: false`) for `AGENTRT_ALONE_TTL_S`.
 
   agentrt:{t/s}                 HASH   the session's header                          begin commit claim append create
       v            schema version, 1                          tenant, user   who owns the data
@@ -14,6 +15,7 @@ session TTL (`AGENTRT_SESSION_TTL_S`) from the last begin, commit or append, and
       run, run_fp  the active run and its fingerprint          head           the newest committed run
       waiters      JSON [[run, token, fp, pod, present 0/1, until ms], ...], first in first out; empty for none
       last_run, last_fp, last_end   the run that ended last, its fingerprint, when (ms)
+      alone        1: the session is for one run, no other message can name it                        begin
       metadata     JSON object of the client                   create_op, append_op   op tokens of those scripts
       doubts       JSON [[effect key, run, tool, tell|block], ...] whose outcome is not known     record resolve
       notes        JSON [[text before, after the number], ...]: items for the next run to take in  resolve begin
