@@ -81,6 +81,8 @@ def _check_output(output: Any, at: str) -> str | list[dict[str, Any]]:
 
 
 _ROLES = frozenset({"user", "assistant", "system", "developer"})
+_SOURCES = {"input_image": ("image_url", "file_id"), "input_file": ("file_data", "file_url", "file_id")}
+"""Where the bytes of a part are; all of them travel within the bound of an item."""
 _PARTS = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
 
 
@@ -104,10 +106,15 @@ def _check_part(part: Any, where: str) -> dict[str, Any]:
     if kind in _PARTS:
         if not isinstance(part.get(_PARTS[kind]), str):
             raise invalid(f"'{where}.{_PARTS[kind]}' must be a string", f"{where}.{_PARTS[kind]}", "invalid_type")
-    elif kind not in {"input_image", "input_file"}:
+    elif kind not in _SOURCES:
         raise invalid(f"'{where}.type' is not a type of content that can be sent", f"{where}.type")
     if kind == "output_text":
         return {"annotations": [], "logprobs": [], **part}
+    for name in _SOURCES.get(kind, ()):
+        if part.get(name) is not None and not isinstance(part[name], str):
+            raise invalid(f"'{where}.{name}' must be a string", f"{where}.{name}", "invalid_type")
+    if kind in _SOURCES and not any(part.get(name) for name in _SOURCES[kind]):
+        raise invalid(f"'{where}' must have one of {', '.join(_SOURCES[kind])}", where)
     if kind == "input_image":
         return {"detail": "auto", **part}
     return dict(part)

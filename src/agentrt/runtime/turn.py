@@ -17,9 +17,8 @@ import orjson
 
 from agentrt.agent import Agent, Tool
 from agentrt.errors import ModelError, OwnershipLost, StoreUnavailable
-from agentrt.memory.tokens import estimate
 from agentrt.models.base import ModelRequest
-from agentrt.records import Item, Request, Usage, item_id
+from agentrt.records import Item, Request, Usage
 from agentrt.runtime import context, response
 from agentrt.runtime.approvals import answered, asks
 from agentrt.runtime.calls import Call
@@ -79,14 +78,13 @@ class Turn:
         logged = int(owned.record["log"]) if owned.record else -1
         self._log = RunLog(services.journal, owned, logged=logged, listener=listener)
         run, first = owned.run.id, owned.first
-        self._input = [
-            Item.of({**data, "id": item_id(str(data.get("type", "message")), run, first + number)})
-            for number, data in enumerate(inputs)
-        ]
-        self._output = Output(self._log, run, first + len(inputs), agent.name)
+        self._input = [Item.given(data, run, first + number) for number, data in enumerate(inputs)]
+        sealed = "reasoning.encrypted_content" in request.options.get("include", ())
+        self._output = Output(self._log, run, first + len(inputs), agent.name, sealed=sealed)
         self._tools: dict[str, Tool] = {tool.name: tool for tool in agent.tools}
-        self._client_tools = {spec.name for spec in context.client_tools(request)}
-        self._specs = (*context.tool_specs(agent), *context.client_tools(request))
+        self._specs = (context.tool_specs(agent), context.client_tools(request))
+        self._client_tools = {spec.name for spec in self._specs[1]}
+        self._calls_left: int = request.options.get("max_tool_calls", 2**31)
         self._id = response.response_id(owned.session.id, run)
         self._asking = Asking(services, agent, self._log, self._output, self._client_tools, self._check_cancelled)
         self._effects = self._new_effects()
@@ -195,7 +193,7 @@ class Turn:
         waiting: list[Planned] = []
         for index, call in enumerate(reply.calls):
             tool = self._tools.get(call.name)
-            wants = asks(tool, call) and call.name not in self._doubted
+            wants = asks(tool, call) and call.name not in self._doubted and index < self._calls_left
             asking = wants and not self._request.chat
             begin = self._output.approval_request if asking else self._output.server_call
             slot = begin(call, {"step": step, "provider": self._provider})
@@ -223,9 +221,12 @@ class Turn:
             prepared = effects.prepare(planned, self._tools)
             if planned.tool in self._doubted:
                 effects.refuse(prepared)
+            elif index >= self._calls_left:
+                effects.skip(prepared)
             elif wants:
                 effects.deny(prepared, "Whoever asks here cannot be asked for an approval.")
             todo.calls.append(prepared)
+        self._calls_left -= len(reply.calls)
         await self._write_plan(step, todo, waiting, reply.indexes, reply.usage)
         return todo
 
@@ -286,6 +287,7 @@ class Turn:
                 self._log.add("agentrt:recovering", {"tool": planned.tool, "lock_until_ms": intent.lock_until_ms})
             calls.append(call)
         approvals = [Approval(*one) for one in plan.get("approvals", ())]
+        self._calls_left -= len(calls) + len(approvals)
         open_calls = [call for call in calls if journal[call.planned.key][2] is None]
         return Todo(open_calls, plan["client_calls"], approvals)
 
@@ -372,23 +374,32 @@ class Turn:
         return response.body(self._request, self._id, "in_progress")
 
     def _context(self) -> ModelRequest:
-        new = [*self._input, *self._output.items()]
-        tokens = sum(len(item.raw) for item in new)
-        if tokens > self._agent.limits.context_tokens:  # a token is at least a byte: count only when it matters
-            tokens = sum(estimate(item.raw.decode()) for item in new)
-        if tokens > self._agent.limits.context_tokens:
+        options, limits = self._request.options, self._agent.limits
+        said, done = context.fitting(
+            self._input, self._output.items(), limits.context_tokens, cut=options.get("truncation") == "auto"
+        )
+        tokens = context.size([*said, *done], limits.context_tokens)
+        if tokens > limits.context_tokens:
             if self._effects_happened:
                 status, details = _incomplete("max_context_tokens")
                 raise Ending(status, **details)
-            message = f"the input is about {tokens} tokens long; {self._agent.limits.context_tokens} are allowed"
+            message = f"the input is about {tokens} tokens long; {limits.context_tokens} are allowed"
             raise ModelError(message, code="invalid_prompt", retryable=False)
+        left = options.get("max_output_tokens")
+        if left is not None and self._usage is not None:
+            left -= self._usage.output_tokens
+            if left <= 0:
+                status, details = _incomplete("max_output_tokens")
+                raise Ending(status, **details)
+        own, clients = self._specs
         return context.build(
             self._agent,
             self._request,
             self._owned.window,
-            new,
-            specs=self._specs,
+            [*said, *done],
+            specs=(*own, *clients) if self._calls_left > 0 else clients,
             cache_key=self._owned.session.id,
+            output_tokens=left,
         )
 
     def _label(self, planned: Planned) -> str:
