@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from agentrt.agent import Agent
 from agentrt.errors import AgentrtError, DeclarationError
-from agentrt.http import chat, conversations, health, operator, responses
+from agentrt.http import chat, conversations, health, openapi, operator, responses
 from agentrt.http.auth import Keys, read_keys
 from agentrt.http.body import Bounds
 from agentrt.http.errors import ApiError, Problem, to_api_error
@@ -77,6 +77,7 @@ ROUTES = [
     Route("/livez", health.livez, methods=["GET"]),
     Route("/readyz", health.readyz, methods=["GET"]),
     Route("/metrics", health.metrics, methods=["GET"]),
+    Route("/openapi.json", openapi.openapi, methods=["GET"]),
 ]
 
 
@@ -119,6 +120,7 @@ def create_app(
             Exception: _error_response,
         },
     )
+    app.state.openapi = openapi.document(ROUTES)
     return PodApp(app, settings.pod, telemetry, settings.drain_runs_s)
 
 
