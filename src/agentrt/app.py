@@ -24,6 +24,7 @@ from agentrt.http.surface import Surface
 from agentrt.models.base import Model
 from agentrt.models.registry import Credentials, Models
 from agentrt.runtime.admission import Admission
+from agentrt.runtime.allowance import Allowance
 from agentrt.runtime.claims import Claims
 from agentrt.runtime.heartbeat import Heartbeat
 from agentrt.runtime.readiness import Readiness
@@ -33,6 +34,7 @@ from agentrt.runtime.signals import Signals
 from agentrt.runtime.sweeper import Sweeper
 from agentrt.runtime.worker import Worker
 from agentrt.settings import Settings
+from agentrt.store.access import Access, Quota, Quotas
 from agentrt.store.connection import Redis, RedisOptions, check_url
 from agentrt.store.conversations import Conversations
 from agentrt.store.doubts import Doubts
@@ -99,8 +101,8 @@ def create_app(
     if not declared or len(by_name) != len(declared):
         raise DeclarationError("an app needs at least one agent, and no two of the same name")
     on = settings.auth == "on"
-    stored = read_keys(settings.api_keys_file) if settings.api_keys_file and on else None
-    keys = Keys(stored, settings.api_keys_secret, allowed=not on)
+    secret = settings.api_keys_secret if on else ""
+    keys = Keys(read_keys(settings.api_keys_file) if settings.api_keys_file and on else None, secret, allowed=not on)
     telemetry = Telemetry()
 
     @asynccontextmanager
@@ -183,6 +185,11 @@ async def build(
     lock_config = LockConfig(settings.pod, settings.lock_ttl_ms)
     locks = await open_locks(settings.lock_urls, redis, notices, lock_config, telemetry)
     stack.push_async_callback(locks.aclose)
+    default = Quota(settings.tenant_runs, settings.tenant_turns_per_minute, settings.tenant_tokens_per_day)
+    allowance = Allowance(Access(redis), Quotas(redis), default)
+    stack.push_async_callback(allowance.aclose)
+    await allowance.start()
+    keys.granted = allowance.key
     services = Services(
         config=config,
         sessions=Sessions(redis, config),
@@ -196,6 +203,7 @@ async def build(
         notices=notices,
         models=catalog,
         telemetry=telemetry,
+        allowance=allowance,
         deps=made,
     )
     heartbeat = Heartbeat(services.leases, settings.lease_ms)

@@ -34,8 +34,13 @@ class Settings:
     )
     pod: str = _setting("", "this pod's name in headers, leases and logs; default: the host's name and the pid")
     auth: str = _setting("on", "`off`: accept any credential, all as tenant `dev`, elsewhere than on loopback too")
-    api_keys_file: str = _setting("", "file of API keys, one `id tenant hmac` a line; see `agentrt keys`")
-    api_keys_secret: str = _setting("", "secret of the HMAC under which API keys are stored")
+    api_keys_file: str = _setting("", "file of API keys, beside those in Redis; see `agentrt keys`")
+    api_keys_secret: str = _setting(
+        "", "secret of the HMAC under which API keys are kept; with it, only keys are let in"
+    )
+    tenant_runs: int = _setting(0, "runs in flight of a tenant without a quota of its own; 0: no limit", 0)
+    tenant_turns_per_minute: int = _setting(0, "its turns a minute", 0)
+    tenant_tokens_per_day: int = _setting(0, "its tokens a day", 0)
     max_runs: int = _setting(256, "runs that this pod works on at once", 1)
     queue_limit: int = _setting(10_000, "runs that may wait for a pod before new ones get a 429", 0)
     attempts_max: int = _setting(3, "pods that may die of a run before it goes to the dead letters", 1)

@@ -44,3 +44,15 @@ async def test_waits_for_redis(redis_url: str, steps: int, calls: int, waits: in
         # The leases of the warm-up and of this turn are ended later, together with other writes; nobody waits for it.
         unwaited = runtime.writes - before - waits
         assert unwaited in {0, 1}
+
+
+async def test_a_quota_costs_no_wait(redis_url: str) -> None:
+    """A turn of a tenant with every limit waits for Redis as often as one without."""
+    limits = {"tenant_runs": 100, "tenant_turns_per_minute": 100, "tenant_tokens_per_day": 10**9}
+    answer = stepping(0, 0)
+    async with running(redis_url, [Agent("a", model="test:m")], {"m": answer}, **limits) as runtime:  # type: ignore[dict-item]
+        await runtime.turn("a", "warm up: the scripts are loaded on first use")
+        before = runtime.writes
+        _, end = await runtime.turn("a", "hello")
+        assert end.status == "completed"
+        assert runtime.writes - before - 2 in {0, 1}

@@ -119,7 +119,7 @@ def new_session(tenant: str = "acme") -> SessionKeys:
 def message(session: SessionKeys, **changes: Any) -> Begin:
     """A message nobody has sent before; it may create the session."""
     want = Begin(
-        session, new_id(), new_id(), new_id(), "support", request=b'{"agent":"support"}', input=b"[]", create=True
+        session, new_id(), new_id(), new_id(), "support", request=b'{"agent":"support","created":1,"options":{}}', input=b"[]", create=True
     )
     return replace(want, **changes)
 

@@ -6,7 +6,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from agentrt.http.auth import Principal
-from agentrt.http.body import is_number
+from agentrt.http.body import is_number, read_json
 from agentrt.http.errors import ApiError, Problem, json_response
 from agentrt.http.surface import Surface, surface
 from agentrt.runtime.resolution import continuation, report, resolve
@@ -21,12 +21,9 @@ _LIMIT_MAX = 1000
 def _operator(request: HttpRequest) -> tuple[Surface, Principal]:
     to = surface(request)
     try:
-        principal = to.keys.check(request)
+        return to, to.keys.check(request, "operate")
     except ApiError as error:
-        raise Problem(error.status, "Unauthorized", str(error)) from error
-    if not principal.operator:
-        raise Problem(403, "Forbidden", "This API key is not an operator's.")
-    return to, principal
+        raise Problem(error.status, "Forbidden" if error.status == 403 else "Unauthorized", str(error)) from error
 
 
 async def effects(request: HttpRequest) -> Response:
@@ -49,7 +46,7 @@ async def resolve_effect(request: HttpRequest) -> Response:
     """`{"happened": true, "output": any}` or `{"happened": false}`. The first resolution stands and is answered."""
     to, principal = _operator(request)
     try:
-        _, body = await to.json(request)
+        body = await read_json(request, to.bounds)
     except ApiError as error:
         raise Problem(error.status, "Bad Request", str(error)) from error
     happened = body.get("happened")

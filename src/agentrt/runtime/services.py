@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentrt.models.base import Model
+from agentrt.runtime.allowance import Allowance
 from agentrt.store.conversations import Conversations
 from agentrt.store.doubts import Doubts
 from agentrt.store.events import Events
@@ -38,4 +39,5 @@ class Services:
     notices: Notices
     models: Callable[[str], Model]
     telemetry: Telemetry
+    allowance: Allowance
     deps: Any = None

@@ -47,6 +47,8 @@ class TurnEnd:
     result: bytes
     retryable: bool = False
     retry_after_s: float | None = None
+    tokens: int = 0
+    """What this pod knows that it cost."""
 
 
 @dataclass(slots=True)
@@ -90,6 +92,7 @@ class Turn:
         self._effects = self._new_effects()
         self._usage: Usage | None = Usage()
         self._effects_happened = False
+        self._spent = 0
         self._planned = owned.record is not None
         self._doubted = {doubt.tool for doubt in owned.doubts}
         self._approvals: list[Approval] = []
@@ -345,7 +348,7 @@ class Turn:
     async def _fail(self, error: ModelError) -> TurnEnd:
         details = {"error": response.error_body(error.code, str(error))}
         end = await self._commit("failed", details, retry=error.retryable)
-        return TurnEnd(end.status, end.result, error.retryable, error.retry_after_s)
+        return TurnEnd(end.status, end.result, error.retryable, error.retry_after_s, self._spent)
 
     async def _commit(self, status: str, details: dict[str, Any], *, retry: bool = False) -> TurnEnd:
         """End the run. A failed one leaves its input in the history only if something was done for it."""
@@ -366,7 +369,7 @@ class Turn:
         )
         await insist(lambda: self._services.sessions.commit(self._owned, commit))
         self._log.logged(batch.last)
-        return TurnEnd(status, result)
+        return TurnEnd(status, result, tokens=self._spent)
 
     # --- pieces ---------------------------------------------------------------------------------------------------
 
@@ -411,6 +414,10 @@ class Turn:
         return self._effects
 
     def _count(self, usage: Usage | None) -> None:
+        if usage is None:  # a lost try cost something: about what it was asked with
+            self._spent += context.size([*self._input, *self._output.items()], 0)
+        else:
+            self._spent += usage.input_tokens + usage.output_tokens
         if usage is None or self._usage is None:
             self._usage = None
             return

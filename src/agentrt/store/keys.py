@@ -77,6 +77,19 @@ Queue slot `{q:N}`:
                                        from the last entry; whoever lists it drops what is resolved or gone
   agentrt:{q:N}:config          HASH   number of queues, checked at every start; no TTL: the deployment owns it
 
+Quota slot `{t/quota}`; only for tenants that have a limit:
+
+  agentrt:{t/quota}:used        HASH   minute, turns (begun in it), day, tokens (used in it); minute and day are numbers
+                                       since the epoch. TTL two days                        quota_enter quota_leave
+  agentrt:{t/quota}:runs        ZSET   member session/run: runs in flight, score = until when they count, ms. TTL ten
+                                       minutes from the last entry                quota_enter quota_hold quota_leave
+
+Access slot `{access}`; no TTL: the operator owns it (`agentrt keys`)                                   access_set
+
+  agentrt:{access}:keys         HASH   id -> JSON {tenant, digest, scopes, created}: API keys
+  agentrt:{access}:quotas       HASH   tenant -> JSON {runs, turns_per_minute, tokens_per_day}
+  agentrt:{access}:rev          STRING changes with every change of the two
+
 Pod-owned keys:
 
   agentrt:{pod:<pod>}:probe     STRING what the readiness probe writes and reads; TTL 60 s
@@ -94,8 +107,10 @@ from functools import cached_property
 
 __all__ = [
     "ID",
+    "AccessKeys",
     "LockKeys",
     "QueueKeys",
+    "QuotaKeys",
     "RunKeys",
     "SessionKeys",
     "derive_id",
@@ -220,6 +235,28 @@ class QueueKeys:
         self.doubts = head + b"doubts"
         self.config = head + b"config"
         self.channel = f"agentrt:queue:{number}"
+
+
+class QuotaKeys:
+    """The keys of what a tenant uses of its quota."""
+
+    __slots__ = ("runs", "slot", "used")
+
+    def __init__(self, tenant: str) -> None:
+        if not is_name(tenant):
+            raise ValueError(f"not a tenant: {tenant!r}")
+        self.slot = f"{tenant}/quota".encode()
+        self.used = b"agentrt:{%b}:used" % self.slot
+        self.runs = b"agentrt:{%b}:runs" % self.slot
+
+
+class AccessKeys:
+    """The keys of what operators allow."""
+
+    slot = b"access"
+    keys = b"agentrt:{access}:keys"
+    quotas = b"agentrt:{access}:quotas"
+    rev = b"agentrt:{access}:rev"
 
 
 def lease_member(session: SessionKeys, run: str, token: str) -> bytes:
