@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from agentrt.agent import Agent
 from agentrt.errors import AgentrtError, DeclarationError
-from agentrt.http import chat, conversations, health, openapi, operator, responses
+from agentrt.http import chat, conversations, health, openapi, operator, overview, responses
 from agentrt.http.auth import Keys, read_keys
 from agentrt.http.body import Bounds
 from agentrt.http.errors import ApiError, Problem, to_api_error
@@ -27,6 +27,7 @@ from agentrt.runtime.admission import Admission
 from agentrt.runtime.allowance import Allowance
 from agentrt.runtime.claims import Claims
 from agentrt.runtime.heartbeat import Heartbeat
+from agentrt.runtime.presence import Presence
 from agentrt.runtime.readiness import Readiness
 from agentrt.runtime.runs import Runs
 from agentrt.runtime.services import Services
@@ -39,6 +40,7 @@ from agentrt.store.connection import Redis, RedisOptions, check_url
 from agentrt.store.conversations import Conversations
 from agentrt.store.doubts import Doubts
 from agentrt.store.events import Events
+from agentrt.store.inspection import Inspection
 from agentrt.store.journal import Journal
 from agentrt.store.leases import Leases
 from agentrt.store.locks import LockConfig, open_locks
@@ -76,6 +78,11 @@ ROUTES = [
     Route("/operator/effects", operator.effects, methods=["GET"]),
     Route("/operator/effects/{effect:path}/resolve", operator.resolve_effect, methods=["POST"]),
     Route("/operator/effects/{effect:path}", operator.effect, methods=["GET"]),
+    Route("/operator/pods", overview.pods, methods=["GET"]),
+    Route("/operator/queue", overview.queue, methods=["GET"]),
+    Route("/operator/sessions/{tenant}/{conversation_id}", overview.session, methods=["GET"]),
+    Route("/operator/sessions/{tenant}/{conversation_id}/runs", overview.runs, methods=["GET"]),
+    Route("/operator/runs/{tenant}/{response_id}", overview.run, methods=["GET"]),
     Route("/livez", health.livez, methods=["GET"]),
     Route("/readyz", health.readyz, methods=["GET"]),
     Route("/metrics", health.metrics, methods=["GET"]),
@@ -223,6 +230,10 @@ async def build(
     readiness = Readiness(Probe(options, settings.pod), telemetry)
     stack.push_async_callback(readiness.aclose)
     readiness.start()
+    inspection = Inspection(redis)
+    presence = Presence(inspection, settings.pod, lambda: runs.report() | {"ready": readiness.ready})
+    stack.push_async_callback(presence.aclose)
+    presence.start()
     bounds = Bounds(settings.body_bytes_max, settings.item_bytes_max, settings.items_max)
     return Surface(
         agents=agents,
@@ -232,6 +243,7 @@ async def build(
         runs=runs,
         worker=worker,
         services=services,
+        inspection=inspection,
         readiness=readiness,
         signals=Signals(services.queue, telemetry),
         telemetry=telemetry,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -15,13 +16,14 @@ from agentrt.http.openapi import document
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
 from tests.http.conftest import NO_TLS
-from tests.http.wire import UNKNOWN, events_of
+from tests.http.wire import UNKNOWN, conversation_of, events_of
 
 UNKNOWN_IDS = {
     "response_id": f"resp_{UNKNOWN}{UNKNOWN}",
     "conversation_id": f"conv_{UNKNOWN}",
     "item_id": f"msg_{UNKNOWN}0",
     "model": "nobody",
+    "tenant": "dev",
     "effect": f"dev/{UNKNOWN}/{UNKNOWN}/{'0' * 64}",
 }
 
@@ -148,6 +150,7 @@ async def test_real_answers_are_valid_by_it(ask: Checked) -> None:
     await ask("GET /v1/models")
     await ask("GET /v1/models/{model}", ids={"model": "echo"})
     await _in_doubt(ask)
+    await _looking(ask)
     for path in ("/livez", "/readyz", "/metrics", "/openapi.json"):
         await ask(f"GET {path}")
     await _not_there(ask)
@@ -162,6 +165,25 @@ async def _in_doubt(ask: Checked) -> None:
     await ask("GET /operator/effects/{effect}", ids=found)
     await ask("POST /operator/effects/{effect}/resolve", 400, ids=found, json={})
     await ask("POST /operator/effects/{effect}/resolve", ids=found, json={"happened": False})
+
+
+async def _looking(ask: Checked) -> None:
+    made = await ask("POST /v1/responses", json={"model": "worker", "input": "note read"})
+    ids = {"tenant": "dev", "response_id": made["id"], "conversation_id": conversation_of(made["id"])}
+    while not (await ask("GET /operator/pods"))["pods"]:
+        await asyncio.sleep(0.05)
+    assert (await ask("GET /operator/queue"))["depth"] == 0
+    seen = await ask("GET /operator/sessions/{tenant}/{conversation_id}", ids=ids)
+    assert (seen["newest_response"], seen["live_response"]) == (made["id"], None)
+    listed = await ask("GET /operator/sessions/{tenant}/{conversation_id}/runs", ids=ids)
+    assert [(one["response"], one["status"]) for one in listed["runs"]] == [(made["id"], "completed")]
+    run = await ask("GET /operator/runs/{tenant}/{response_id}", ids=ids)
+    assert [effect["tool"] for effect in run["effects"]] == ["note", "read"]
+    assert all(effect["outcome"]["state"] == "recorded" for effect in run["effects"])
+    for path in ("sessions/{tenant}/{conversation_id}", "sessions/{tenant}/{conversation_id}/runs"):
+        await ask(f"GET /operator/{path}", 400, ids={**ids, "tenant": "a:b"})
+        await ask(f"GET /operator/{path}", 404, ids={**ids, "tenant": "other"})
+    await ask("GET /operator/runs/{tenant}/{response_id}", 404, ids={**ids, "tenant": "other"})
 
 
 async def _not_there(ask: Checked) -> None:

@@ -65,6 +65,13 @@ _OPERATIONS = {
     "GET /operator/effects": _Operation("EffectList", query=("effects_limit",)),
     "POST /operator/effects/{effect}/resolve": _Operation("Effect", "Resolution", errors=(404, 409, 413)),
     "GET /operator/effects/{effect}": _Operation("Effect", errors=(404,)),
+    "GET /operator/pods": _Operation("PodList"),
+    "GET /operator/queue": _Operation("Queue"),
+    "GET /operator/sessions/{tenant}/{conversation_id}": _Operation("Session", errors=(404,)),
+    "GET /operator/sessions/{tenant}/{conversation_id}/runs": _Operation(
+        "RunList", query=("effects_limit",), errors=(404,)
+    ),
+    "GET /operator/runs/{tenant}/{response_id}": _Operation("Run", errors=(404,)),
     "GET /livez": _Operation("Health", needs_key=False),
     "GET /readyz": _Operation("Health", needs_key=False, also=503),
     "GET /metrics": _Operation("Text", needs_key=False, kind="text/plain"),

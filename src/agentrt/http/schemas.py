@@ -189,6 +189,61 @@ _EFFECT = _table(
     {"continued_by": _or_null(_TEXT)},
 )
 
+_RUN_HEAD: _Schema = {"response": _TEXT, "status": _TEXT, "created_at": _COUNT}
+_NATIVE: dict[str, _Schema] = {
+    "PodList": _table(
+        {
+            "pods": _list(
+                _table(
+                    {
+                        "pod": _TEXT,
+                        "pid": _COUNT,
+                        "started_at": _COUNT,
+                        "ready": _FLAG,
+                        "leaving": _FLAG,
+                        "runs_in_flight": _COUNT,
+                        "runs_capacity": _COUNT,
+                        "seen_seconds_ago": _NUMBER,
+                    }
+                )
+            )
+        }
+    ),
+    "Queue": _table(
+        {
+            "depth": _COUNT,
+            "oldest_seconds": _NUMBER,
+            "classes": _table({"recovered": _COUNT, "interactive": _COUNT, "background": _COUNT}, closed=True),
+            "leased": _COUNT,
+            "dead_letters": _COUNT,
+        },
+        closed=True,
+    ),
+    "Session": _table(
+        {
+            "tenant": _NAME,
+            "conversation": _TEXT,
+            "user": _TEXT,
+            "agent": _TEXT,
+            "created_at": _COUNT,
+            "updated_at": _COUNT,
+            "items": _COUNT,
+            "revision": _COUNT,
+            "pod": _or_null(_TEXT),
+            "live_response": _or_null(_TEXT),
+            "newest_response": _or_null(_TEXT),
+            "waiting": _list(_TEXT),
+            "effects_in_doubt": _COUNT,
+            "schema_version": _COUNT,
+        },
+        closed=True,
+    ),
+    "RunList": _table(
+        {"runs": _list(_table({**_RUN_HEAD, "attempt": _COUNT, "pod": _or_null(_TEXT), "cancel_asked": _FLAG}))}
+    ),
+    "Run": _table({**_RUN_HEAD, "tenant": _NAME, "agent": _TEXT, "usage": _or_null(_USAGE), "effects": _list(_OBJECT)}),
+}
+
 SCHEMAS: dict[str, _Schema] = {
     "Any": _OBJECT,
     "Text": _TEXT,
@@ -257,5 +312,6 @@ SCHEMAS: dict[str, _Schema] = {
     "Effect": _EFFECT,
     "EffectList": _table({"effects": _list(_EFFECT)}),
     "Resolution": _table({"happened": _FLAG}, {"output": {}}),
+    **_NATIVE,
     "Health": _table({"status": _TEXT, "pod": _TEXT, "pid": _COUNT, "checks": _OBJECT}),
 }

@@ -91,6 +91,10 @@ class Runs:
         """Slots that are free; none on a pod that leaves."""
         return 0 if self._left is not None else self._max_runs - self._in_flight - self.expected
 
+    def report(self) -> dict[str, Any]:
+        """What of it an operator would ask."""
+        return {"runs_in_flight": self._in_flight, "runs_capacity": self._max_runs, "leaving": self._left is not None}
+
     async def aclose(self) -> None:
         """Hand over what is still at work."""
         await self.leave(0)

@@ -92,6 +92,8 @@ Access slot `{access}`; no TTL: the operator owns it (`agentrt keys`)           
 
 Pod-owned keys:
 
+  agentrt:{pods}:live           HASH   pod -> `ms since the epoch, newline, JSON that the pod says of itself`; TTL and
+                                       every entry 10 s                                                 pod_seen
   agentrt:{pod:<pod>}:probe     STRING what the readiness probe writes and reads; TTL 60 s
   agentrt:pod:<pod>             pub/sub channel: JSON [granted | logged | cancel, session, run] or
                                 [lock, key of the lock, token that it was handed to]; a hint only, polls stand behind it
@@ -120,6 +122,7 @@ __all__ = [
     "new_id",
     "parse_lease_member",
     "pod_channel",
+    "pods_key",
     "probe_key",
 ]
 
@@ -273,6 +276,11 @@ def parse_lease_member(member: bytes) -> tuple[str, str, str, str]:
 def probe_key(pod: str) -> bytes:
     """What the readiness probe of a pod writes and reads."""
     return b"agentrt:{pod:%b}:probe" % pod.encode()
+
+
+def pods_key() -> bytes:
+    """What the live pods say of themselves."""
+    return b"agentrt:{pods}:live"
 
 
 def pod_channel(pod: str) -> str:
