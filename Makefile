@@ -23,7 +23,7 @@ UPGRADE ?=
 BIN := .venv/bin
 UV := .venv/uv
 
-.PHONY: setup run test negative kills-runs check bench bench-locks lock clean
+.PHONY: setup run test negative kills-runs check fuzz bench bench-locks lock clean
 
 setup: .venv/.stamp
 
@@ -57,6 +57,9 @@ check: setup
 
 kills-runs: setup
 	AGENTRT_KILLS_RUNS=10000 $(BIN)/python -m pytest -q tests/fault/test_overload.py -k exactly_once
+
+fuzz: setup
+	AGENTRT_FUZZ=12000 $(BIN)/python -m pytest -q tests/http/test_foreign.py --timeout 1200
 
 bench: setup
 	$(BIN)/python -m loadtest.bench
