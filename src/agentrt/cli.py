@@ -27,6 +27,7 @@ from agentrt.commands.keys import keys
 from agentrt.commands.queue import queue
 from agentrt.embedded import run_dev
 from agentrt.errors import AgentrtError, SettingsError
+from agentrt.http.protocol import BoundedProtocol
 from agentrt.settings import Settings, describe
 
 __all__ = ["main"]
@@ -149,7 +150,9 @@ def serve(target: str, host: str, port: int, reuse_port: bool, deps: str | None)
                 f"no API keys, and {host} is not loopback: set AGENTRT_API_KEYS_SECRET for keys in Redis (and "
                 "AGENTRT_API_KEYS_FILE for those of a file), or AGENTRT_AUTH=off"
             )
-        logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        # The level is for what this project says: others' debug logs have prompts and keys in them.
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        logging.getLogger("agentrt").setLevel(settings.log_level.upper())
         app = create_app(load_agents(target), settings=settings, deps=_load_deps(deps) if deps else None)
     except AgentrtError as error:
         raise click.ClickException(str(error)) from error
@@ -161,7 +164,7 @@ def serve(target: str, host: str, port: int, reuse_port: bool, deps: str | None)
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=BoundedProtocol,
         lifespan="on",
         access_log=False,
         log_config=None,

@@ -90,3 +90,5 @@ agents = [
     Agent("worker", model="scripted:worker", tools=[note, read, pay]),
     Agent("slow", model="scripted:slow"),
 ]
+with_provider = [*agents, Agent("remote", model="openai:gpt-test", limits=Limits(model_attempts=1))]
+"""With one whose provider is wherever OPENAI_BASE_URL says."""
