@@ -25,7 +25,7 @@ UPGRADE ?=
 BIN := .venv/bin
 UV := .venv/uv
 
-.PHONY: setup run test negative kills kills-runs check bench bench-locks k8s lock clean
+.PHONY: setup run test negative kills kills-runs check fuzz bench bench-locks k8s lock clean
 
 setup: .venv/.stamp
 
@@ -62,6 +62,9 @@ kills: setup
 
 kills-runs: setup
 	AGENTRT_KILLS_RUNS=10000 $(BIN)/python -m pytest -q tests/fault/test_overload.py -k exactly_once
+
+fuzz: setup
+	AGENTRT_FUZZ=12000 $(BIN)/python -m pytest -q tests/http/test_foreign.py --timeout 1200
 
 bench: setup
 	$(BIN)/python -m loadtest.bench

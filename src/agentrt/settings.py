@@ -37,8 +37,13 @@ class Settings:
     )
     pod: str = _setting("", "this pod's name in headers, leases and logs; default: the host's name and the pid")
     auth: str = _setting("on", "`off`: accept any credential, all as tenant `dev`, elsewhere than on loopback too")
-    api_keys_file: str = _setting("", "file of API keys, one `id tenant hmac` a line; see `agentrt keys`")
-    api_keys_secret: str = _setting("", "secret of the HMAC under which API keys are stored")
+    api_keys_file: str = _setting("", "file of API keys, beside those in Redis; see `agentrt keys`")
+    api_keys_secret: str = _setting(
+        "", "secret of the HMAC under which API keys are kept; with it, only keys are let in"
+    )
+    tenant_runs: int = _setting(0, "runs in flight of a tenant without a quota of its own; 0: no limit", 0)
+    tenant_turns_per_minute: int = _setting(0, "its turns a minute", 0)
+    tenant_tokens_per_day: int = _setting(0, "its tokens a day", 0)
     max_runs: int = _setting(256, "runs that this pod works on at once", 1)
     queue_limit: int = _setting(10_000, "runs that may wait for a pod before new ones get a 429", 0)
     attempts_max: int = _setting(3, "pods that may die of a run before it goes to the dead letters", 1)
@@ -49,6 +54,9 @@ class Settings:
     wait_ms: int = _setting(20_000, "how long a message waits for a busy session before its 409", 0)
     waiters_max: int = _setting(64, "messages that may wait for one session", 0)
     session_ttl_s: int = _setting(30 * 86_400, "a session is kept this long after its last turn", 60)
+    alone_ttl_s: int = _setting(
+        86_400, "so long is a session kept that no later message can name: chat completions, `store: false`", 60
+    )
     events_ttl_s: int = _setting(86_400, "the event log of a run is kept this long", 60)
     window_items: int = _setting(50, "newest items of the history that are read for a turn", 1)
     body_bytes_max: int = _setting(4 * 1024 * 1024, "longest request body", 1024)

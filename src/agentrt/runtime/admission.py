@@ -17,6 +17,7 @@ import orjson
 from agentrt.errors import AgentrtError, NotAcknowledged, StoreUnavailable
 from agentrt.records import TERMINAL, Request
 from agentrt.runtime import response
+from agentrt.runtime.allowance import QuotaExceeded, Ticket
 from agentrt.runtime.claims import Claims
 from agentrt.runtime.log import Frame
 from agentrt.runtime.runs import Place, Runs
@@ -25,7 +26,19 @@ from agentrt.store.events import RunState
 from agentrt.store.keys import SessionKeys, lease_member, new_id
 from agentrt.store.ownership import Owned
 from agentrt.store.queue import Urgency
-from agentrt.store.sessions import Begin, Blocked, Busy, Conflict, Ended, Fork, Joined, Missing, Steered, Waiting
+from agentrt.store.sessions import (
+    Begin,
+    Blocked,
+    Busy,
+    Commit,
+    Conflict,
+    Ended,
+    Fork,
+    Joined,
+    Missing,
+    Steered,
+    Waiting,
+)
 
 __all__ = [
     "Admission",
@@ -105,8 +118,20 @@ class Admission:
     async def enter(self, want: Begin) -> Place:
         """Find the run of a message, waiting in line for as long as the settings allow.
 
-        Raises `Locked`, `OtherBody`, `NoSuchSession`, `NotTheTail`, `Overloaded`, `Leaving`.
+        Raises `Locked`, `OtherBody`, `NoSuchSession`, `NotTheTail`, `Overloaded`, `QuotaExceeded`, `Leaving`.
         """
+        ticket = self._services.allowance.enter(want)
+        try:
+            place = await self._enter(want, ticket)
+        except BaseException:
+            if ticket is not None:
+                ticket.drop()
+            raise
+        if ticket is not None and not (place.seated and place.run == want.run):
+            ticket.drop()
+        return place
+
+    async def _enter(self, want: Begin, ticket: Ticket | None) -> Place:
         services, runs = self._services, self._runs
         room = runs.free > 0
         if not room and (await services.queue.depth()).waiting >= self._queue_limit:
@@ -129,6 +154,11 @@ class Admission:
         finally:
             runs.expected -= room
         await entered
+        refusal = await ticket.refusal() if ticket is not None else None
+        if refusal is not None and isinstance(outcome, Owned | Waiting) and _run_of(outcome) == want.run:
+            await self._send_away(want, outcome, refusal)
+            services.leases.end(member)
+            raise refusal
         if isinstance(outcome, Owned):
             self._count("owned" if room else "queued")
             return await self._seated(want, outcome, room)
@@ -137,9 +167,29 @@ class Admission:
     async def _seated(self, want: Begin, owned: Owned, room: bool) -> Place:
         """The place of a run that this pod owns: here, or in the queue with the client following."""
         if room:
-            return Place(want.session, want.run, owned)
+            return Place(want.session, want.run, owned, seated=True)
         await self._runs.queue(owned, Urgency.BACKGROUND if want.background else Urgency.INTERACTIVE)
-        return Place(want.session, want.run, message=want)
+        return Place(want.session, want.run, message=want, seated=True)
+
+    async def _send_away(self, want: Begin, outcome: Owned | Waiting, refusal: QuotaExceeded) -> None:
+        """Take back what `begin` has done for a message whose tenant has used up its quota."""
+        services = self._services
+        if isinstance(outcome, Waiting):
+            if not await services.sessions.leave(want.session, want.run, want.token, 0):
+                return
+            granted = await services.sessions.begin(want)  # in this very moment
+            if not isinstance(granted, Owned):
+                return
+            outcome = granted
+        if want.create and outcome.attempt == 1 and outcome.first == 0:
+            await services.conversations.delete(want.session)
+            return
+        error = response.error_body("rate_limit_exceeded", str(refusal))
+        identifier = response.response_id(want.session.id, want.run)
+        body = response.body(Request.decode(want.request), identifier, "failed", error=error)
+        skip = int((outcome.record or {}).get("n_items", 0))
+        refused = Commit("failed", orjson.dumps(body), (), skip, retry=True, planned=False, alone=want.alone)
+        await services.sessions.commit(outcome, refused)
 
     async def _follow_outcome(self, want: Begin, member: bytes, outcome: Any) -> Place:
         services = self._services
@@ -320,6 +370,11 @@ class Admission:
 
     def _count(self, outcome: str) -> None:
         self._services.telemetry.begins.labels(outcome).inc()
+
+
+def _run_of(outcome: Owned | Waiting) -> str:
+    """The run that a begin is about."""
+    return outcome.run.id if isinstance(outcome, Owned) else outcome.run
 
 
 async def _heard(notice: asyncio.Event, timeout_s: float) -> bool:

@@ -88,6 +88,10 @@ class Effects:
         """Somebody was asked and did not approve: the call does not happen."""
         call.outcome = self._outcomes.failed(f"The call was not approved. {reason}".strip())
 
+    def skip(self, call: Call) -> None:
+        """The response has made as many calls as its request allows: the call does not happen."""
+        call.outcome = self._outcomes.failed("The call was not made: no more calls are allowed in this response.")
+
     def refuse(self, call: Call) -> None:
         """An earlier call of its tool in this session is in doubt: the call does not happen."""
         if call.outcome is None:

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from agentrt.models.base import ReasoningDone, ToolCall
-from agentrt.records import Item, item_id
+from agentrt.records import Item, item_id, seal
 from agentrt.runtime import response
 from agentrt.runtime.log import RunLog
 
@@ -39,8 +39,10 @@ class Output:
     final output.
     """
 
-    def __init__(self, log: RunLog, origin: str, base: int, agent: str) -> None:
+    def __init__(self, log: RunLog, origin: str, base: int, agent: str, *, sealed: bool = False) -> None:
         self._log = log
+        self._sealed = sealed
+        """Whether reasoning is shown with what its provider needs to get back."""
         self._origin = origin
         self._base = base
         self._agent = agent
@@ -125,6 +127,8 @@ class Output:
     def reasoning(self, done: ReasoningDone, private: Mapping[str, Any]) -> None:
         """A finished reasoning item."""
         data = {key: value for key, value in done.data.items() if key != "type"}
+        if self._sealed and "data" in done.private:
+            data["encrypted_content"] = seal(str(private["provider"]), done.private["data"])
         slot = self._open("reasoning", {"summary": [], **data}, {**private, **done.private})
         self._log.add(*response.opening(slot.index, slot.data))
         self._close(slot, opened=True)

@@ -53,6 +53,8 @@ class Place:
     request: Request | None = None
     inputs: list[dict[str, Any]] | None = None
     """What the client sent, where this pod has it at hand; else the run's record has it."""
+    seated: bool = False
+    """The message became this run by now: here, or in the queue."""
     message: Begin | None = field(default=None, compare=False)
     """The message, for a run that it follows: it goes on with the run itself should whoever waits with it give up."""
 
@@ -93,6 +95,10 @@ class Runs:
         """Slots that are free; none on a pod that leaves."""
         return 0 if self._left is not None else self._max_runs - self._in_flight - self.expected
 
+    def report(self) -> dict[str, Any]:
+        """What of it an operator would ask."""
+        return {"runs_in_flight": self._in_flight, "runs_capacity": self._max_runs, "leaving": self._left is not None}
+
     async def aclose(self) -> None:
         """Hand over what is still at work."""
         await self.leave(0)
@@ -110,6 +116,9 @@ class Runs:
         self._at_work[task] = owned
         started = time.perf_counter()
         agent_name, status = "", "lost"
+        tokens: int | None = None
+        where = (owned.session.tenant, owned.session.id, owned.run.id)
+        services.allowance.work(*where, again=owned.record is not None)
         try:
             request, inputs = _work(place)
             agent = self._agents.get(request.agent)
@@ -121,7 +130,7 @@ class Runs:
             turn = Turn(services, agent, owned, request, inputs, listener)
             self._heartbeat.hold(member, lambda: self._check_lease(owned, turn))
             ended = await (self._give_up(turn, owned, agent) if owned.tries > self._attempts_max else turn.run())
-            status = ended.status
+            status, tokens = ended.status, ended.tokens
             if turn.first_token_at is not None:
                 services.telemetry.first_token_seconds.labels(agent_name).observe(turn.first_token_at - started)
             services.leases.end(member)
@@ -143,6 +152,7 @@ class Runs:
             return None
         finally:
             self._heartbeat.drop(member)
+            services.allowance.rest(*where, tokens)
             services.notices.cancelled.pop(owned.run.id, None)
             services.notices.steered.discard(owned.run.id)
             self._in_flight -= 1

@@ -17,9 +17,8 @@ import orjson
 
 from agentrt.agent import Agent, Effect, Tool
 from agentrt.errors import ModelError, NotAcknowledged, OwnershipLost, StoreUnavailable
-from agentrt.memory.tokens import estimate
 from agentrt.models.base import ModelRequest
-from agentrt.records import Item, Request, Usage, item_id
+from agentrt.records import Item, Request, Usage
 from agentrt.runtime import context, response
 from agentrt.runtime.approvals import answered, asks
 from agentrt.runtime.calls import Call
@@ -49,6 +48,8 @@ class TurnEnd:
     result: bytes
     retryable: bool = False
     retry_after_s: float | None = None
+    tokens: int = 0
+    """What this pod knows that it cost."""
 
 
 @dataclass(slots=True)
@@ -80,19 +81,19 @@ class Turn:
         logged = int(owned.record["log"]) if owned.record else -1
         self._log = RunLog(services.journal, owned, logged=logged, listener=listener)
         run, first = owned.run.id, owned.first
-        self._input = [
-            Item.of({**data, "id": item_id(str(data.get("type", "message")), run, first + number)})
-            for number, data in enumerate(inputs)
-        ]
-        self._output = Output(self._log, run, first + len(inputs), agent.name)
+        self._input = [Item.given(data, run, first + number) for number, data in enumerate(inputs)]
+        sealed = "reasoning.encrypted_content" in request.options.get("include", ())
+        self._output = Output(self._log, run, first + len(inputs), agent.name, sealed=sealed)
         self._tools: dict[str, Tool] = {tool.name: tool for tool in agent.offered}
-        self._client_tools = {spec.name for spec in context.client_tools(request)}
-        self._specs = (*context.tool_specs(agent), *context.client_tools(request))
+        self._specs = (context.tool_specs(agent), context.client_tools(request))
+        self._client_tools = {spec.name for spec in self._specs[1]}
+        self._calls_left: int = request.options.get("max_tool_calls", 2**31)
         self._id = response.response_id(owned.session.id, run)
         self._asking = Asking(services, agent, self._log, self._output, self._client_tools, self._check_cancelled)
         self._effects = self._new_effects()
         self._usage: Usage | None = Usage()
         self._effects_happened = False
+        self._spent = 0
         self._planned = owned.record is not None
         self._doubted = {doubt.tool for doubt in owned.doubts}
         self._approvals: list[Approval] = []
@@ -215,7 +216,8 @@ class Turn:
         waiting: list[Planned] = []
         for index, call in enumerate(reply.calls):
             tool = self._tools.get(call.name)
-            asking = asks(tool, call) and call.name not in self._doubted
+            wants = asks(tool, call) and call.name not in self._doubted and index < self._calls_left
+            asking = wants and not self._request.chat
             begin = self._output.approval_request if asking else self._output.server_call
             slot = begin(call, {"step": step, "provider": reply.provider})
             reply.indexes.append(slot.index)
@@ -242,7 +244,12 @@ class Turn:
             prepared = effects.prepare(planned, self._tools)
             if planned.tool in self._doubted:
                 effects.refuse(prepared)
+            elif index >= self._calls_left:
+                effects.skip(prepared)
+            elif wants:
+                effects.deny(prepared, "Whoever asks here cannot be asked for an approval.")
             todo.calls.append(prepared)
+        self._calls_left -= len(reply.calls)
         await self._write_plan(step, todo, waiting, reply.indexes, reply.usage)
         return todo
 
@@ -308,6 +315,7 @@ class Turn:
             elif intent is not None and call.outcome is None:
                 self._log.add("agentrt:recovering", {"tool": planned.tool, "lock_until_ms": intent.lock_until_ms})
             calls.append(call)
+        self._calls_left -= len(calls) + len(plan.approvals)
         open_calls = [call for call in calls if journal[call.planned.key][2] is None]
         return Todo(open_calls, plan.client_calls, list(plan.approvals))
 
@@ -393,7 +401,7 @@ class Turn:
         details = {"error": response.error_body(error.code, str(error))}
         end = await self._commit("failed", details, retry=error.retryable)
         assert end is not None
-        return TurnEnd(end.status, end.result, error.retryable, error.retry_after_s)
+        return TurnEnd(end.status, end.result, error.retryable, error.retry_after_s, self._spent)
 
     async def _commit(
         self, status: str, details: dict[str, Any], *, retry: bool = False, may_go_on: bool = False
@@ -433,12 +441,13 @@ class Turn:
             self._approvals,
             batch.last,
             batch.frames,
+            self._request.alone,
         )
         if await insist(lambda: self._services.sessions.commit(self._owned, commit)) is None:
             self._log.take_back()
             return None
         self._log.logged(batch.last)
-        return TurnEnd(status, result)
+        return TurnEnd(status, result, tokens=self._spent)
 
     # --- pieces ---------------------------------------------------------------------------------------------------
 
@@ -446,23 +455,32 @@ class Turn:
         return response.body(self._request, self._id, "in_progress")
 
     def _context(self) -> ModelRequest:
-        new = [*self._input, *self._output.items()]
-        tokens = sum(len(item.raw) for item in new)
-        if tokens > self._agent.limits.context_tokens:  # a token is at least a byte: count only when it matters
-            tokens = sum(estimate(item.raw.decode()) for item in new)
-        if tokens > self._agent.limits.context_tokens:
+        options, limits = self._request.options, self._agent.limits
+        said, done = context.fitting(
+            self._input, self._output.items(), limits.context_tokens, cut=options.get("truncation") == "auto"
+        )
+        tokens = context.size([*said, *done], limits.context_tokens)
+        if tokens > limits.context_tokens:
             if self._effects_happened:
                 status, details = _incomplete("max_context_tokens")
                 raise Ending(status, **details)
-            message = f"the input is about {tokens} tokens long; {self._agent.limits.context_tokens} are allowed"
+            message = f"the input is about {tokens} tokens long; {limits.context_tokens} are allowed"
             raise ModelError(message, code="invalid_prompt", retryable=False)
+        left = options.get("max_output_tokens")
+        if left is not None and self._usage is not None:
+            left -= self._usage.output_tokens
+            if left <= 0:
+                status, details = _incomplete("max_output_tokens")
+                raise Ending(status, **details)
+        own, clients = self._specs
         return context.build(
             self._agent,
             self._request,
             self._owned.window,
-            new,
-            specs=self._specs,
+            [*said, *done],
+            specs=(*own, *clients) if self._calls_left > 0 else clients,
             cache_key=self._owned.session.id,
+            output_tokens=left,
         )
 
     def _label(self, planned: Planned) -> str:
@@ -474,6 +492,10 @@ class Turn:
         return self._effects
 
     def _count(self, usage: Usage | None) -> None:
+        if usage is None:  # a lost try cost something: about what it was asked with
+            self._spent += context.size([*self._input, *self._output.items()], 0)
+        else:
+            self._spent += usage.input_tokens + usage.output_tokens
         if usage is None or self._usage is None:
             self._usage = None
             return

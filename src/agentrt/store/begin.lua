@@ -1,6 +1,6 @@
 -- begin: own the session for a run, join the run that is this message, wait in line, or be refused
 -- KEYS session run runs items
--- ARGV v tenant session_id user agent run_id token pod fp by_key create policy retried parent wait_ms waiters_max ttl input request
+-- ARGV v tenant session_id user agent run_id token pod fp by_key create policy retried parent wait_ms waiters_max ttl alone input request
 -- returns 'fence|first|attempt|user|doubts|approvals|metadata' to the owner: one string, a table costs Redis more
 --         {'joined', run id, owner token, owner's pod}   the run lives: follow it; the lease says whether it really does
 --         {'waiting', run id, live run, owner token, owner's pod}
@@ -16,7 +16,7 @@
 -- INCLUDE doubts.lua
 
 local s = redis.call('HMGET', session, 'v', 'tenant', 'owner', 'fence', 'run', 'run_fp', 'waiters', 'seq', 'user', 'metadata',
-  'doubts', 'notes', 'approvals')
+  'doubts', 'notes', 'approvals', 'alone')
 local sv, owner, fence, live, live_fp, seq = s[1], s[3], s[4], s[5] or '', s[6], s[8]
 local r = redis.call('HMGET', run, 'status', 'fp', 'token', 'attempt', 'retry', 'n_items', 'first', 'forked', 'approvals')
 local status, attempt, first = r[1], tonumber(r[4] or 0), r[7]
@@ -27,6 +27,7 @@ local function live_pod() return redis.call('HGET', session, 'pod') or '' end
 if sv and sv ~= v then return {tonumber(sv) > tonumber(v) and 'newer' or 'older', sv} end
 if sv and s[2] ~= tenant then return {'foreign'} end
 if not sv and create ~= '1' then return {'missing'} end
+if s[14] and alone ~= '1' then return {'missing'} end  -- of one run: no other message can name it
 
 local list = living(read_waiters(s[7]), now)
 local waiting
@@ -119,6 +120,7 @@ end
 if not sv then
   redis.call('HSET', session, 'v', v, 'tenant', tenant, 'user', user, 'created', now, 'rev', 0, 'seq', 0, 'head', '',
     'waiters', '', 'metadata', '{}')
+  if alone == '1' then redis.call('HSET', session, 'alone', '1') end
   seq = 0
 end
 if not mine then

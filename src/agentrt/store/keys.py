@@ -4,7 +4,8 @@
 decides the Cluster slot, so all keys of one line group live on one node. No script touches two groups.
 
 Session slot `{t/s}`; everything is written under the owner's fence unless it says otherwise. All keys live for the
-session TTL (`AGENTRT_SESSION_TTL_S`) from the last begin, commit or append, and go at once with `delete.lua`.
+session TTL (`AGENTRT_SESSION_TTL_S`) from the last begin, commit or append, and go at once with `delete.lua`; those of
+a session that is for one run only (chat completions, `store: false`) for `AGENTRT_ALONE_TTL_S`.
 
   agentrt:{t/s}                 HASH   the session's header                          begin commit claim append create
       v            schema version, 1                          tenant, user   who owns the data
@@ -16,6 +17,7 @@ session TTL (`AGENTRT_SESSION_TTL_S`) from the last begin, commit or append, and
       waiters      JSON [[run, token, fp, pod, present 0/1, until ms], ...], first in first out; empty for none
       last_run, last_fp, last_end   the run that ended last, its fingerprints, when (ms)
       steers       JSON [JSON array of items, ...]: messages for the active run to take in         steer commit
+      alone        1: the session is for one run, no other message can name it                        begin
       metadata     JSON object of the client                   create_op, append_op   op tokens of those scripts
       doubts       JSON [[effect key, run, tool, tell|block], ...] whose outcome is not known     record resolve
       notes        JSON [[text before, after the number], ...]: items for the next run to take in  resolve begin
@@ -78,8 +80,23 @@ Queue slot `{q:N}`:
                                        from the last entry; whoever lists it drops what is resolved or gone
   agentrt:{q:N}:config          HASH   number of queues, checked at every start; no TTL: the deployment owns it
 
+Quota slot `{t/quota}`; only for tenants that have a limit:
+
+  agentrt:{t/quota}:used        HASH   minute, turns (begun in it), day, tokens (used in it); minute and day are numbers
+                                       since the epoch. TTL two days                        quota_enter quota_leave
+  agentrt:{t/quota}:runs        ZSET   member session/run: runs in flight, score = until when they count, ms. TTL ten
+                                       minutes from the last entry                quota_enter quota_hold quota_leave
+
+Access slot `{access}`; no TTL: the operator owns it (`agentrt keys`)                                   access_set
+
+  agentrt:{access}:keys         HASH   id -> JSON {tenant, digest, scopes, created}: API keys
+  agentrt:{access}:quotas       HASH   tenant -> JSON {runs, turns_per_minute, tokens_per_day}
+  agentrt:{access}:rev          STRING changes with every change of the two
+
 Pod-owned keys:
 
+  agentrt:{pods}:live           HASH   pod -> `ms since the epoch, newline, JSON that the pod says of itself`; TTL and
+                                       every entry 10 s                                                 pod_seen
   agentrt:{q:0}:probe:<pod>     STRING what the readiness probe writes and reads, where the queue is; TTL 60 s
   agentrt:pod:<pod>             pub/sub channel: JSON [granted | logged | cancel | steer, session, run] or
                                 [lock, key of the lock, token that it was handed to]; a hint only, polls stand behind it
@@ -95,8 +112,10 @@ from functools import cached_property
 
 __all__ = [
     "ID",
+    "AccessKeys",
     "LockKeys",
     "QueueKeys",
+    "QuotaKeys",
     "RunKeys",
     "SessionKeys",
     "derive_id",
@@ -106,6 +125,7 @@ __all__ = [
     "new_id",
     "parse_lease_member",
     "pod_channel",
+    "pods_key",
     "probe_key",
 ]
 
@@ -223,6 +243,28 @@ class QueueKeys:
         self.channel = f"agentrt:queue:{number}"
 
 
+class QuotaKeys:
+    """The keys of what a tenant uses of its quota."""
+
+    __slots__ = ("runs", "slot", "used")
+
+    def __init__(self, tenant: str) -> None:
+        if not is_name(tenant):
+            raise ValueError(f"not a tenant: {tenant!r}")
+        self.slot = f"{tenant}/quota".encode()
+        self.used = b"agentrt:{%b}:used" % self.slot
+        self.runs = b"agentrt:{%b}:runs" % self.slot
+
+
+class AccessKeys:
+    """The keys of what operators allow."""
+
+    slot = b"access"
+    keys = b"agentrt:{access}:keys"
+    quotas = b"agentrt:{access}:quotas"
+    rev = b"agentrt:{access}:rev"
+
+
 def lease_member(session: SessionKeys, run: str, token: str) -> bytes:
     """The lease entry of an owner."""
     return b"%b/%b/%b" % (session.tag, run.encode(), token.encode())
@@ -237,6 +279,11 @@ def parse_lease_member(member: bytes) -> tuple[str, str, str, str]:
 def probe_key(pod: str) -> bytes:
     """What the readiness probe of a pod writes and reads."""
     return b"agentrt:{%b}:probe:%b" % (QueueKeys().slot, pod.encode())
+
+
+def pods_key() -> bytes:
+    """What the live pods say of themselves."""
+    return b"agentrt:{pods}:live"
 
 
 def pod_channel(pod: str) -> str:

@@ -23,6 +23,7 @@ class StoreConfig:
     session_ttl_s: int = 30 * 86_400
     run_ttl_s: int = 30 * 86_400
     events_ttl_s: int = 86_400
+    alone_ttl_s: int = 86_400
     lease_ms: int = 10_000
     lock_ms: int = 30_000
     wait_ms: int = 20_000

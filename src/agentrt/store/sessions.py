@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from agentrt.errors import NotAcknowledged, OwnershipLost, ScriptError, StoreUnavailable
-from agentrt.records import SCHEMA_VERSION
+from agentrt.records import SCHEMA_VERSION, Request
 from agentrt.store.connection import Redis, Unit
 from agentrt.store.keys import RunKeys, SessionKeys, new_id
 from agentrt.store.ownership import (
@@ -68,6 +68,8 @@ class Begin:
     parent: str = ""
     background: bool = False
     """No client waits for it: its class, should it have to queue."""
+    alone: bool = False
+    """The session is for this run only, and is kept no longer than such ones are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,8 @@ class Commit:
     approvals: Sequence[Approval] = ()
     last_event: int = -1
     events: bytes = b""
+    alone: bool = False
+    """See `Begin.alone`."""
 
 
 class Sessions:
@@ -187,7 +191,8 @@ class Sessions:
             parent=want.parent,
             wait_ms=config.wait_ms,
             waiters_max=config.waiters_max,
-            ttl=config.session_ttl_s,
+            ttl=config.alone_ttl_s if want.alone else config.session_ttl_s,
+            alone=int(want.alone),
             input=want.input,
             request=want.request,
         )
@@ -327,8 +332,8 @@ class Sessions:
             last=end.last_event,
             batch=end.events,
             events_ttl=config.events_ttl_s,
-            ttl=config.session_ttl_s,
-            run_ttl=max(config.run_ttl_s, 86_400),
+            ttl=config.alone_ttl_s if end.alone else config.session_ttl_s,
+            run_ttl=config.alone_ttl_s if end.alone else max(config.run_ttl_s, 86_400),
         )
         unit.acknowledge(config.acknowledge_turns)
         acknowledged = True
@@ -389,18 +394,20 @@ class Sessions:
         reply = (await self._redis.execute(unit))[0]
         if reply[0] != b"ok":
             return str(reply[-1].decode())
-        fingerprint, request, input_, user = reply[1:]
+        fingerprint, raw, input_, user = reply[1:]
+        request = Request.decode(raw)
         return Begin(
             keys,
             run_id,
             new_id(),
             fingerprint.decode(),
-            orjson.loads(request)["agent"],
-            request,
+            request.agent,
+            raw,
             input_,
             user.decode(),
             by_key=True,
             policy="reject",
+            alone=request.alone,
         )
 
     async def owns(self, owned: Owned) -> bool:
