@@ -2,10 +2,12 @@
 # make test   every test that needs no root, and the coverage
 # make check  ruff, mypy, import-linter
 # make negative  the tests with one guard taken out at a time: each time some must fail
+# make kills  a thousand runs whose pods are killed under them; the count of what happened goes to loadtest/kills.json
 # make kills-runs  10,000 background runs over three pods, one killed every 5 s
 # make bench  the load test that docs/operations.md reads from
 # make bench-locks  what a named lock costs, next to redis-py's and pottery's
 # make bench-providers  what a model provider's reply costs, next to the bare SDKs
+# make k8s    write anew what comes from helm/agentrt and ops/: k8s/, the chart's table and schema, the dashboards
 # make setup  what all of them rest on: .venv, from requirements.lock
 # make lock   pin anew what pyproject.toml asks for (make lock UPGRADE=--upgrade: the newest of everything)
 # make clean  remove what these made; the data in .agentrt stay
@@ -24,7 +26,7 @@ UPGRADE ?=
 BIN := .venv/bin
 UV := .venv/uv
 
-.PHONY: setup run test negative kills-runs check bench bench-locks bench-providers lock clean
+.PHONY: setup run test negative kills kills-runs check fuzz bench bench-locks bench-providers k8s lock clean
 
 setup: .venv/.stamp
 
@@ -56,8 +58,14 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+kills: setup
+	AGENTRT_KILLED_RUNS=1000 AGENTRT_KILLS_REPORT=loadtest/kills.json $(BIN)/python -m pytest -q tests/fault/test_kills.py
+
 kills-runs: setup
 	AGENTRT_KILLS_RUNS=10000 $(BIN)/python -m pytest -q tests/fault/test_overload.py -k exactly_once
+
+fuzz: setup
+	AGENTRT_FUZZ=12000 $(BIN)/python -m pytest -q tests/http/test_foreign.py --timeout 1200
 
 bench: setup
 	$(BIN)/python -m loadtest.bench
@@ -68,6 +76,9 @@ bench-locks: setup
 bench-providers: setup
 	$(BIN)/python -m loadtest.providers
 
+k8s: setup
+	$(BIN)/python -m ops.write
+
 # uv in an environment of its own: it resolves for all platforms at once, which pip cannot.
 lock: setup
 	$(PYTHON) -m venv $(UV)
@@ -75,9 +86,12 @@ lock: setup
 	$(UV)/bin/uv pip compile --no-config --universal --python-version 3.11 --generate-hashes --extra dev \
 	  --no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet $(UPGRADE) \
 	  --output-file requirements.lock pyproject.toml
+	$(UV)/bin/uv pip compile --no-config --universal --python-version 3.11 --generate-hashes --extra otel \
+	  --constraint requirements.lock --no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet \
+	  --output-file requirements-image.lock pyproject.toml
 	rm -rf $(UV)
 
 clean:
 	rm -rf .venv .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
 	  build dist
-	find src tests loadtest -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests loadtest ops -name __pycache__ -type d -prune -exec rm -rf {} +

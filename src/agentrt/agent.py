@@ -139,15 +139,17 @@ class Agent:
 
     `model` is `provider:name`, e.g. `anthropic:claude-haiku-4-5`, `openai:gpt-5`, `openai-chat:llama`,
     `scripted:echo`; or several of them: where the first does not answer, the step is asked of the next.
-    `on_busy` says what a different message does while the session is busy: `wait` in line, `reject` (409), or
-    `interrupt`: wait, and have what is live ended, as if its response had been cancelled.
+    `on_busy` says what a different message does while the session is busy: `wait` in line; `reject` (409);
+    `interrupt`: wait, and have what is live ended, as if its response had been cancelled; `rollback`: the same, and
+    its output is dropped unless something but read-only tools was called; `steer`: give the message to what is live,
+    which takes it in at its next step and answers for both.
     """
 
     name: str
     model: str | Sequence[str]
     instructions: str = ""
     tools: Sequence[Tool] = ()
-    on_busy: Literal["wait", "reject", "interrupt"] = "wait"
+    on_busy: Literal["wait", "reject", "interrupt", "rollback", "steer"] = "wait"
     limits: Limits = field(default_factory=Limits)
     temperature: float | None = None
     max_output_tokens: int | None = None

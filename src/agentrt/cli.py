@@ -23,10 +23,11 @@ import uvicorn
 from agentrt.agent import Agent
 from agentrt.app import Deps, PodApp, create_app
 from agentrt.commands.effects import effects
+from agentrt.commands.keys import keys
 from agentrt.commands.queue import queue
 from agentrt.embedded import run_dev
 from agentrt.errors import AgentrtError, SettingsError
-from agentrt.http.auth import mint
+from agentrt.http.protocol import BoundedProtocol
 from agentrt.settings import Settings, describe
 
 __all__ = ["main"]
@@ -143,11 +144,15 @@ def serve(target: str, host: str, port: int, reuse_port: bool, deps: str | None)
     """Run one pod: one process, no Redis started."""
     try:
         settings = Settings.from_env()
-        if not _is_loopback(host) and not settings.api_keys_file and settings.auth != "off":
+        guarded = settings.api_keys_file or settings.api_keys_secret
+        if not _is_loopback(host) and not guarded and settings.auth != "off":
             raise SettingsError(
-                f"no API keys, and {host} is not loopback: set AGENTRT_API_KEYS_FILE, or AGENTRT_AUTH=off"
+                f"no API keys, and {host} is not loopback: set AGENTRT_API_KEYS_SECRET for keys in Redis (and "
+                "AGENTRT_API_KEYS_FILE for those of a file), or AGENTRT_AUTH=off"
             )
-        logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        # The level is for what this project says: others' debug logs have prompts and keys in them.
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        logging.getLogger("agentrt").setLevel(settings.log_level.upper())
         app = create_app(load_agents(target), settings=settings, deps=_load_deps(deps) if deps else None)
     except AgentrtError as error:
         raise click.ClickException(str(error)) from error
@@ -159,7 +164,7 @@ def serve(target: str, host: str, port: int, reuse_port: bool, deps: str | None)
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=BoundedProtocol,
         lifespan="on",
         access_log=False,
         log_config=None,
@@ -188,28 +193,8 @@ def dev(target: str, host: str, port: int, pods: int) -> None:
     raise click.exceptions.Exit(status)
 
 
-@main.group()
-def keys() -> None:
-    """API keys."""
-
-
-@keys.command("create")
-@click.option("--tenant", required=True)
-@click.option("--operator", is_flag=True, help="The key may use the native routes (/operator), for every tenant.")
-@click.option("--file", "path", required=True, type=click.Path(path_type=Path), help="File of keys to append to.")
-def create_key(tenant: str, operator: bool, path: Path) -> None:
-    """Make a key for a tenant. It is printed once; the file gets only its HMAC."""
-    try:
-        key, line = mint(tenant, os.environ.get("AGENTRT_API_KEYS_SECRET", ""), operator=operator)
-    except SettingsError as error:
-        raise click.ClickException(str(error)) from error
-    broken = path.exists() and path.read_bytes()[-1:] not in {b"", b"\n"}
-    with path.open("a", encoding="utf-8") as file:
-        file.write(("\n" if broken else "") + line + "\n")
-    click.echo(key)
-
-
 main.add_command(effects)
+main.add_command(keys)
 main.add_command(queue)
 
 

@@ -5,7 +5,8 @@ AgentrtError
 ├── DeclarationError         an agent or a tool is declared wrongly; raised at import time
 ├── StoreError               the state store
 │   ├── StoreUnavailable     not reachable, or refuses writes: 503 + Retry-After
-│   │   └── OutcomeUnknown   the command was sent and its reply is lost: it may have happened
+│   │   ├── OutcomeUnknown   the command was sent and its reply is lost: it may have happened
+│   │   └── NotAcknowledged  it happened, and too few replicas said in time that they have it too
 │   ├── ScriptError          a script answered what its contract excludes (a defect of ours)
 │   └── ForeignState         the stored tenant or session is not the one asked for (a defect of ours; page)
 ├── OwnershipLost            the session's fence moved on: this pod must stop working on the run
@@ -19,6 +20,8 @@ AgentrtError
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "AgentrtError",
     "DeclarationError",
@@ -26,6 +29,7 @@ __all__ = [
     "LockLost",
     "LockTimeout",
     "ModelError",
+    "NotAcknowledged",
     "OutcomeUnknown",
     "OwnershipLost",
     "SchemaNewer",
@@ -64,6 +68,15 @@ class StoreUnavailable(StoreError):
 
 class OutcomeUnknown(StoreUnavailable):
     """The command left this pod and no reply came back: it may or may not have been executed."""
+
+
+class NotAcknowledged(StoreUnavailable):
+    """The script was executed, and a fail-over may forget it: too few replicas acknowledged it in time. `replies` are
+    what the script and the reads behind it answered."""
+
+    def __init__(self, replies: list[Any]) -> None:
+        super().__init__("too few replicas acknowledged a write in time", "unacknowledged")
+        self.replies = replies
 
 
 class ScriptError(StoreError):

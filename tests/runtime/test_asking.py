@@ -131,7 +131,7 @@ async def test_a_cancelled_run_does_not_wait_for_a_silent_model(redis_url: str) 
             turn = asyncio.create_task(runtime.admission.run(place))
             if name == "silent":
                 await begun.wait()
-            runtime.services.notices.cancelled.add(want.run)
+            runtime.services.notices.cancelled[want.run] = "1"
             end = await asyncio.wait_for(turn, 10)
             assert end is not None and end.status == "cancelled"
 

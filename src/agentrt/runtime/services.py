@@ -7,6 +7,7 @@ from typing import Any
 
 from agentrt.models.prices import Prices
 from agentrt.models.registry import Models
+from agentrt.runtime.allowance import Allowance
 from agentrt.store.conversations import Conversations
 from agentrt.store.doubts import Doubts
 from agentrt.store.events import Events
@@ -38,5 +39,6 @@ class Services:
     notices: Notices
     models: Models
     telemetry: Telemetry
+    allowance: Allowance
     deps: Any = None
     prices: Prices = field(default_factory=Prices)

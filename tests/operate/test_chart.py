@@ -1,0 +1,153 @@
+"""The chart: every combination of values in `ci/` gives objects that Kubernetes takes and that fit together."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ops import chart
+from ops.write import outdated
+
+from tests.operate.manifests import CRDS, check_invariants, check_schema, of_kind, parse, pods
+
+helm = pytest.importorskip("helm_python", reason="helm-python-sdk has no wheel for this platform")
+
+CI = sorted(path.name.removesuffix("-values.yaml") for path in (chart.CHART / "ci").glob("*-values.yaml"))
+LEAST: dict[str, Any] = {"auth": {"enabled": False}, "redis": {"host": "redis.example.com"}}
+
+
+def rendered(values: dict[str, Any]) -> list[dict[str, Any]]:
+    """All objects of the chart."""
+    return [one for text in chart.render(values).values() for one in parse(text)]
+
+
+@pytest.mark.parametrize("name", CI)
+def test_objects_fit_their_schemas_and_each_other(name: str) -> None:
+    manifests = rendered(chart.values_file(name))
+    unknown = {manifest["kind"] for manifest in manifests if not check_schema(manifest)}
+    assert not unknown or unknown == {"HTTPRoute"} or not CRDS.is_dir(), f"no schema for {unknown}"
+    check_invariants(manifests)
+
+
+@pytest.mark.parametrize("name", CI)
+def test_lint_is_content(name: str) -> None:
+    report = helm.lint(str(chart.CHART), chart.values_file(name), strict=True, kube_version="v1.33.0")
+    assert not report["errors"], report
+    assert not [message for message in report["messages"] if message["severity"] > 1]
+
+
+@pytest.mark.needs("helm")
+@pytest.mark.parametrize("name", CI)
+def test_both_implementations_of_helm_agree(name: str) -> None:
+    values = chart.CHART / "ci" / f"{name}-values.yaml"
+    command = ["helm", "template", "agentrt", str(chart.CHART), "--namespace", "agentrt", "--values", str(values)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def by_name(manifests: list[dict[str, Any]]) -> dict[tuple[str, str], Any]:
+        return {(one["kind"], one["metadata"]["name"]): one for one in manifests}
+
+    assert by_name(parse(text)) == by_name(rendered(chart.values_file(name)))
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"auth": {"enabled": False}}, "say where Redis is"),
+        ({"redis": {"host": "redis"}}, "auth.existingSecret is empty"),
+        ({**LEAST, "redis": {"mode": "sentinel"}}, "redis.hosts"),
+        ({**LEAST, "redis": {"host": "redis", "passwordKey": "password"}}, "redis.existingSecret"),
+        ({**LEAST, "autoscaling": {"hpa": {"enabled": True}, "keda": {"enabled": True}}}, "two autoscalers"),
+        ({**LEAST, "drain": {"terminationGracePeriodSeconds": 10}}, "leave in good order"),
+        ({**LEAST, "podDisruptionBudget": {"maxUnavailable": 2}}, "maxUnavailable"),
+        ({**LEAST, "locks": {"redisUrls": ["redis://a", "redis://b"]}}, "odd number"),
+        ({**LEAST, "replica": 3}, "replica"),
+        ({**LEAST, "preflight": "maybe"}, "preflight"),
+        ({**LEAST, "config": {"MAX_RUNS": "1"}}, "MAX_RUNS"),
+    ],
+)
+def test_values_that_cannot_work_are_refused_and_named(values: dict[str, Any], told: str) -> None:
+    with pytest.raises(helm.HelmError, match=told):
+        chart.render(values)
+
+
+def test_a_changed_setting_restarts_the_pods() -> None:
+    def checksum(values: dict[str, Any]) -> str:
+        (deployment,) = of_kind(rendered(values), "Deployment")
+        return str(deployment["spec"]["template"]["metadata"]["annotations"]["checksum/config"])
+
+    assert checksum(LEAST) == checksum(LEAST)
+    assert checksum(LEAST) != checksum({**LEAST, "config": {"AGENTRT_MAX_RUNS": "8"}})
+
+
+def test_the_grace_period_covers_the_drain() -> None:
+    for name in CI:
+        values = chart.values_file(name)
+        (deployment,) = of_kind(rendered(values), "Deployment")
+        drain = {**yaml.safe_load((chart.CHART / "values.yaml").read_text())["drain"], **values.get("drain", {})}
+        least = (
+            drain["preStopSeconds"] + drain["seconds"] + drain["runsSeconds"] + 10
+        )  # an answer that is not out is cut
+        assert deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] >= least
+
+
+def test_no_secret_is_in_the_objects() -> None:
+    """Credentials come from Secrets that the chart does not make; a URL bears only the name of a variable."""
+    for name in CI:
+        manifests = rendered(chart.values_file(name))
+        assert not of_kind(manifests, "Secret")
+        for _, _, spec in pods(manifests):
+            for container in spec["containers"]:
+                for variable in container.get("env", ()):
+                    secret = "value" in variable and ("PASSWORD" in variable["name"] or "SECRET" in variable["name"])
+                    assert not secret, variable
+
+
+def test_what_is_written_from_one_source_is_up_to_date() -> None:
+    """The chart's table and schema, k8s/, the dashboards. To renew them: `make k8s`."""
+    assert outdated() == []
+
+
+def test_every_value_has_a_comment() -> None:
+    documented = {value.path for value in chart.read_values()}
+    defaults = yaml.safe_load((chart.CHART / "values.yaml").read_text())
+
+    def check(value: Any, path: str) -> None:
+        if path not in documented:
+            assert isinstance(value, dict) and value, f"{path} has no comment"
+            for name, inner in value.items():
+                check(inner, f"{path}.{name}")
+
+    for name, value in defaults.items():
+        check(value, name)
+
+
+def test_the_chart_has_the_versions_of_the_package() -> None:
+
+    told = yaml.safe_load((chart.CHART / "Chart.yaml").read_text())
+    assert told["appVersion"] == version("agentrt")
+
+
+@pytest.mark.needs("kustomize")
+@pytest.mark.parametrize("folder", ["base", "prod"])
+def test_kustomize_builds(folder: str) -> None:
+    path = Path(__file__).parents[2] / "k8s" / folder
+    text = subprocess.run(["kustomize", "build", str(path)], capture_output=True, text=True, check=True).stdout
+    manifests = parse(text)
+    for manifest in manifests:
+        check_schema(manifest)
+    check_invariants(manifests)
+    if folder == "prod":
+        (scaler,) = of_kind(manifests, "HorizontalPodAutoscaler")
+        assert scaler["spec"]["minReplicas"] == 4
+
+
+def test_the_rendered_objects_fit_without_kustomize() -> None:
+    base = Path(__file__).parents[2] / "k8s" / "base"
+    listed = yaml.safe_load((base / "kustomization.yaml").read_text())["resources"]
+    manifests = [one for name in listed for one in parse((base / name).read_text())]
+    check_invariants(manifests)
+    assert not [one for one in manifests if "helm.sh/chart" in one["metadata"]["labels"]]
