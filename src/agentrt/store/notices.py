@@ -103,7 +103,7 @@ class Notices:
             return
         kind, _where, subject, *how = orjson.loads(data)
         if kind == "cancel":
-            self.cancelled[subject] = how[0]
+            self.cancelled[subject] = how[0] if how else "1"
         elif kind == "steer":
             self.steered.add(subject)
         for event in self._waiting.get(subject, ()):
