@@ -15,7 +15,7 @@ from starlette.routing import Match, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from agentrt.agent import Agent
-from agentrt.errors import AgentrtError, DeclarationError
+from agentrt.errors import AgentrtError, DeclarationError, ForeignState
 from agentrt.http import conversations, health, operator, responses
 from agentrt.http.auth import Keys, read_keys
 from agentrt.http.body import Bounds
@@ -45,6 +45,7 @@ from agentrt.store.ownership import StoreConfig
 from agentrt.store.probe import Probe
 from agentrt.store.queue import Queue
 from agentrt.store.sessions import Sessions
+from agentrt.store.vitals import Vitals
 from agentrt.telemetry import Telemetry
 
 __all__ = ["Deps", "PodApp", "build", "create_app", "store_config"]
@@ -158,6 +159,7 @@ async def build(
     stack.push_async_callback(redis.aclose)
     await redis.start()
     telemetry.redis_waiting.set_function(lambda: redis.waiting)
+    telemetry.redis_waiting_max.set(redis.waiting_max)
     telemetry.redis_breaks.read = lambda: redis.stats.breaks
     telemetry.redis_units.read = lambda: redis.stats.units
     telemetry.redis_writes.read = lambda: redis.stats.writes
@@ -176,6 +178,7 @@ async def build(
     notices = Notices(redis, options, settings.pod)
     stack.push_async_callback(notices.aclose)
     notices.start()
+    telemetry.notices_age_seconds.set_function(lambda: notices.age_s)
     lock_config = LockConfig(settings.pod, settings.lock_ttl_ms)
     locks = await open_locks(settings.lock_urls, redis, notices, lock_config, telemetry)
     stack.push_async_callback(locks.aclose)
@@ -221,7 +224,7 @@ async def build(
         worker=worker,
         services=services,
         readiness=readiness,
-        signals=Signals(services.queue, telemetry),
+        signals=Signals(services.queue, services.doubts, Vitals(redis), telemetry),
         telemetry=telemetry,
         pod=settings.pod,
     )
@@ -231,6 +234,8 @@ async def _error_response(request: Request, error: Exception) -> Response:
     """Every error in the shape of its part of the surface."""
     if isinstance(error, Problem):
         return error.response()
+    if isinstance(error, ForeignState):
+        request.app.state.surface.telemetry.identity_mismatches.inc()
     answer = to_api_error(error)
     if answer.status >= 500:
         log.error("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)

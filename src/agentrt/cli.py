@@ -22,12 +22,15 @@ import uvicorn
 
 from agentrt.agent import Agent
 from agentrt.app import Deps, PodApp, create_app
+from agentrt.commands.doctor import doctor
 from agentrt.commands.effects import effects
 from agentrt.commands.queue import queue
 from agentrt.embedded import run_dev
 from agentrt.errors import AgentrtError, SettingsError
 from agentrt.http.auth import mint
+from agentrt.runtime.doctor import preflight
 from agentrt.settings import Settings, describe
+from agentrt.store.connection import RedisOptions, check_url
 
 __all__ = ["main"]
 
@@ -148,6 +151,8 @@ def serve(target: str, host: str, port: int, reuse_port: bool, deps: str | None)
                 f"no API keys, and {host} is not loopback: set AGENTRT_API_KEYS_FILE, or AGENTRT_AUTH=off"
             )
         logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        check_url(settings.redis_url, "AGENTRT_REDIS_URL")
+        asyncio.run(preflight(RedisOptions(settings.redis_url, "agentrt-preflight"), settings.preflight))
         app = create_app(load_agents(target), settings=settings, deps=_load_deps(deps) if deps else None)
     except AgentrtError as error:
         raise click.ClickException(str(error)) from error
@@ -209,6 +214,7 @@ def create_key(tenant: str, operator: bool, path: Path) -> None:
     click.echo(key)
 
 
+main.add_command(doctor)
 main.add_command(effects)
 main.add_command(queue)
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import orjson
 
 from agentrt.agent import Agent
-from agentrt.errors import AgentrtError, OwnershipLost
+from agentrt.errors import AgentrtError, ForeignState, OwnershipLost
 from agentrt.records import Request
 from agentrt.runtime.clock import wall_ms
 from agentrt.runtime.heartbeat import Heartbeat
@@ -162,6 +162,8 @@ class Runs:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a run stopped here, its lease runs out: %s: %s", type(error).__name__, error)
+            if isinstance(error, ForeignState):
+                self._services.telemetry.identity_mismatches.inc()
 
     def hold(self, member: bytes) -> None:
         """Renew the lease of a message that waits in line."""

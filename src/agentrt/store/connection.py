@@ -163,6 +163,11 @@ class Redis:
         """Units without a reply so far."""
         return self._multiplexer.waiting
 
+    @property
+    def waiting_max(self) -> int:
+        """How many may wait; more are refused."""
+        return self._multiplexer.waiting_max
+
     def _node(self, slot: bytes) -> Multiplexer:  # noqa: ARG002 - one node today
         return self._multiplexer
 

@@ -150,6 +150,11 @@ class Multiplexer:
         """Units written or buffered whose replies are not here yet."""
         return len(self._line) + len(self._unsent_waiters)
 
+    @property
+    def waiting_max(self) -> int:
+        """How many may be."""
+        return self._limits.waiters_max
+
     def start(self) -> None:
         """Begin to connect; `wait_connected` says when."""
         if self._connecting is None and not self._closed:

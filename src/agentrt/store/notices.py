@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -42,6 +43,12 @@ class Notices:
         """Called when something begins to wait in the queue."""
         self.cancelled: set[str] = set()
         """Runs of this pod that somebody asked to cancel; the turn takes its own out."""
+        self._heard_at = time.monotonic()
+
+    @property
+    def age_s(self) -> float:
+        """Since the subscription last said something; up to 2 s while it stands, which is when it is pinged."""
+        return time.monotonic() - self._heard_at
 
     def start(self) -> None:
         """Begin to listen."""
@@ -86,10 +93,13 @@ class Notices:
         for event in self._waiting.get(subject, ()):
             event.set()
 
+    def _sign(self) -> None:
+        self._heard_at = time.monotonic()
+
     async def _listen(self) -> None:
         pause_s = 0.0
         while True:
-            ear = _Ear(self._wake)
+            ear = _Ear(self._wake, self._sign)
             try:
                 await self._hear(ear)
             except (StoreUnavailable, OSError) as error:
@@ -124,8 +134,9 @@ class Notices:
 class _Ear(asyncio.Protocol):
     """Receives what is said on a subscription. redis-py's own way costs more than all the rest of a wake-up."""
 
-    def __init__(self, wake: Callable[[bytes, bytes], None]) -> None:
+    def __init__(self, wake: Callable[[bytes, bytes], None], sign: Callable[[], None]) -> None:
         self._wake = wake
+        self._sign = sign
         self._reader = hiredis.Reader()
         self.previous: asyncio.BaseProtocol | None = None
         self.closed = asyncio.Event()
@@ -134,6 +145,7 @@ class _Ear(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard = True
+        self._sign()
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not False:
