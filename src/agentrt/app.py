@@ -47,6 +47,7 @@ from agentrt.store.queue import Queue
 from agentrt.store.sessions import Sessions
 from agentrt.store.vitals import Vitals
 from agentrt.telemetry import Telemetry
+from agentrt.tracing import open_tracing
 
 __all__ = ["Deps", "PodApp", "build", "create_app", "store_config"]
 
@@ -155,6 +156,8 @@ async def build(
     )
     check_url(settings.redis_url, "AGENTRT_REDIS_URL")
     config = store_config(settings)
+    tracing = open_tracing(settings.pod)
+    stack.push_async_callback(tracing.aclose)
     redis = Redis(options)
     stack.push_async_callback(redis.aclose)
     await redis.start()
@@ -196,6 +199,7 @@ async def build(
         models=catalog,
         telemetry=telemetry,
         deps=made,
+        tracing=tracing,
     )
     heartbeat = Heartbeat(services.leases, settings.lease_ms)
     stack.push_async_callback(heartbeat.aclose)

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import importlib
 import ipaddress
-import logging
 import os
 import signal
 import socket
@@ -28,6 +27,7 @@ from agentrt.commands.queue import queue
 from agentrt.embedded import run_dev
 from agentrt.errors import AgentrtError, SettingsError
 from agentrt.http.auth import mint
+from agentrt.logs import configure
 from agentrt.runtime.doctor import preflight
 from agentrt.settings import Settings, describe
 from agentrt.store.connection import RedisOptions, check_url
@@ -150,7 +150,7 @@ def serve(target: str, host: str, port: int, reuse_port: bool, deps: str | None)
             raise SettingsError(
                 f"no API keys, and {host} is not loopback: set AGENTRT_API_KEYS_FILE, or AGENTRT_AUTH=off"
             )
-        logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        configure(settings.log_level, settings.log_format, settings.pod)
         check_url(settings.redis_url, "AGENTRT_REDIS_URL")
         asyncio.run(preflight(RedisOptions(settings.redis_url, "agentrt-preflight"), settings.preflight))
         app = create_app(load_agents(target), settings=settings, deps=_load_deps(deps) if deps else None)

@@ -155,19 +155,22 @@ class Request:
     conversation: str = ""
     previous: str = ""
     user: str = ""
+    trace: str = ""
+    """The trace that the run belongs to, as a W3C `traceparent`; empty where nobody traces."""
 
     def encode(self) -> bytes:
         """The stored form."""
-        return orjson.dumps(
-            {
-                "agent": self.agent,
-                "created": self.created_s,
-                "options": self.options,
-                "conversation": self.conversation,
-                "previous": self.previous,
-                "user": self.user,
-            }
-        )
+        stored = {
+            "agent": self.agent,
+            "created": self.created_s,
+            "options": self.options,
+            "conversation": self.conversation,
+            "previous": self.previous,
+            "user": self.user,
+        }
+        if self.trace:
+            stored["trace"] = self.trace
+        return orjson.dumps(stored)
 
     @classmethod
     def decode(cls, stored: bytes) -> Request:
@@ -180,6 +183,7 @@ class Request:
             value.get("conversation", ""),
             value.get("previous", ""),
             value.get("user", ""),
+            value.get("trace", ""),
         )
 
 

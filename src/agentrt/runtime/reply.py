@@ -70,6 +70,8 @@ class Asking:
     ) -> None:
         self._model = services.models(agent.model)
         self._metrics = services.telemetry.model_calls
+        self._tracing = services.tracing
+        self._agent = agent.name
         self._limits = agent.limits
         self._log = log
         self._output = output
@@ -81,8 +83,13 @@ class Asking:
         limits = self._limits
         for attempt in range(1, limits.model_attempts + 1):
             try:
-                async with asyncio.timeout(limits.model_timeout_s):
-                    reply = await self._read(request, step)
+                with self._tracing.chat(self._model.provider, self._model.name, self._agent) as span:
+                    self._tracing.said(span, [item.raw for item in request.items] if self._tracing.content else ())
+                    async with asyncio.timeout(limits.model_timeout_s):
+                        reply = await self._read(request, step)
+                    usage = reply.usage
+                    tokens = (usage.input_tokens, usage.output_tokens) if usage else (None, None)
+                    self._tracing.used(span, reply.finish, *tokens)
             except TimeoutError:
                 error = ModelError(f"the model took longer than {limits.model_timeout_s:g} s", retryable=True)
             except ModelError as problem:

@@ -17,6 +17,7 @@ import orjson
 
 from agentrt.agent import Agent
 from agentrt.errors import AgentrtError, ForeignState, OwnershipLost
+from agentrt.logs import RUN
 from agentrt.records import Request
 from agentrt.runtime.clock import wall_ms
 from agentrt.runtime.heartbeat import Heartbeat
@@ -104,6 +105,7 @@ class Runs:
         services, member = self._services, owned.lease
         self._in_flight += 1
         self._at_work[task] = owned
+        logged = RUN.set(owned.run.id)
         started = time.perf_counter()
         agent_name, status = "", "lost"
         try:
@@ -116,7 +118,7 @@ class Runs:
             agent_name = agent.name
             turn = Turn(services, agent, owned, request, inputs, listener)
             self._heartbeat.hold(member, lambda: self._check_lease(owned, turn))
-            ended = await (self._give_up(turn, owned, agent) if owned.tries > self._attempts_max else turn.run())
+            ended = await self._traced(turn, owned, request, agent)
             status = ended.status
             if turn.first_token_at is not None:
                 services.telemetry.first_token_seconds.labels(agent_name).observe(turn.first_token_at - started)
@@ -134,6 +136,7 @@ class Runs:
             await self._put_back(owned)
             return None
         finally:
+            RUN.reset(logged)
             self._heartbeat.drop(member)
             services.notices.cancelled.discard(owned.run.id)
             self._in_flight -= 1
@@ -143,6 +146,15 @@ class Runs:
             self.on_free()
             services.telemetry.turns.labels(agent_name, status).inc()
             services.telemetry.turn_seconds.labels(agent_name).observe(time.perf_counter() - started)
+
+    async def _traced(self, turn: Turn, owned: Owned, request: Request, agent: Agent) -> TurnEnd:
+        """Work on the run, or give it up, within the span of this attempt."""
+        tracing = self._services.tracing
+        conversation = f"conv_{owned.session.id}"
+        with tracing.run(request.trace, agent.name, conversation, owned.run.id, owned.attempt) as span:
+            ended = await (self._give_up(turn, owned, agent) if owned.tries > self._attempts_max else turn.run())
+            tracing.ended(span, ended.status, ended.status == "failed")
+        return ended
 
     def start(self, place: Place, listener: Listener | None = None) -> asyncio.Task[TurnEnd | None]:
         """Work on an owned run in a task of the pod's own: no client's going away ends it."""

@@ -18,6 +18,7 @@ from agentrt.store.ownership import StoreConfig
 from agentrt.store.queue import Queue
 from agentrt.store.sessions import Sessions
 from agentrt.telemetry import Telemetry
+from agentrt.tracing import OFF, Tracing
 
 __all__ = ["Services"]
 
@@ -39,3 +40,4 @@ class Services:
     models: Callable[[str], Model]
     telemetry: Telemetry
     deps: Any = None
+    tracing: Tracing = OFF
