@@ -15,7 +15,7 @@ from starlette.routing import Match, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from agentrt.agent import Agent
-from agentrt.errors import AgentrtError, DeclarationError
+from agentrt.errors import AgentrtError, DeclarationError, ForeignState
 from agentrt.http import chat, conversations, health, openapi, operator, overview, responses
 from agentrt.http.auth import Keys, read_keys
 from agentrt.http.body import Bounds
@@ -50,7 +50,9 @@ from agentrt.store.ownership import StoreConfig
 from agentrt.store.probe import Probe
 from agentrt.store.queue import Queue
 from agentrt.store.sessions import Sessions
+from agentrt.store.vitals import Vitals
 from agentrt.telemetry import Telemetry
+from agentrt.tracing import open_tracing
 
 __all__ = ["Deps", "PodApp", "build", "create_app", "store_config"]
 
@@ -172,10 +174,13 @@ async def build(
     )
     check_url(settings.redis_url, "AGENTRT_REDIS_URL")
     config = store_config(settings)
+    tracing = open_tracing(settings.pod)
+    stack.push_async_callback(tracing.aclose)
     redis = Redis(options)
     stack.push_async_callback(redis.aclose)
     await redis.start()
     telemetry.redis_waiting.set_function(lambda: redis.waiting)
+    telemetry.redis_waiting_max.set(redis.waiting_max)
     telemetry.redis_breaks.read = lambda: redis.stats.breaks
     telemetry.redis_units.read = lambda: redis.stats.units
     telemetry.redis_writes.read = lambda: redis.stats.writes
@@ -205,6 +210,7 @@ async def build(
     notices = Notices(redis, options, settings.pod)
     stack.push_async_callback(notices.aclose)
     notices.start()
+    telemetry.notices_age_seconds.set_function(lambda: notices.age_s)
     lock_config = LockConfig(settings.pod, settings.lock_ttl_ms)
     locks = await open_locks(settings.lock_urls, redis, notices, lock_config, telemetry)
     stack.push_async_callback(locks.aclose)
@@ -229,6 +235,7 @@ async def build(
         allowance=allowance,
         deps=made,
         prices=Prices.read(settings.prices_file),
+        tracing=tracing,
     )
     heartbeat = Heartbeat(services.leases, settings.lease_ms)
     stack.push_async_callback(heartbeat.aclose)
@@ -262,7 +269,7 @@ async def build(
         services=services,
         inspection=inspection,
         readiness=readiness,
-        signals=Signals(services.queue, telemetry),
+        signals=Signals(services.queue, services.doubts, Vitals(redis), telemetry),
         telemetry=telemetry,
         pod=settings.pod,
     )
@@ -272,6 +279,8 @@ async def _error_response(request: Request, error: Exception) -> Response:
     """Every error in the shape of its part of the surface."""
     if isinstance(error, Problem):
         return error.response()
+    if isinstance(error, ForeignState):
+        request.app.state.surface.telemetry.identity_mismatches.inc()
     answer = to_api_error(error)
     if answer.status >= 500:
         log.error("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)

@@ -18,6 +18,7 @@ __all__ = ["Settings", "describe"]
 
 _PREFIX = "AGENTRT_"
 _LOG_LEVELS = ("debug", "info", "warning", "error")
+_PREFLIGHT = ("off", "warn", "fail")
 
 
 def _setting(default: Any, text: str, low: int | None = None) -> Any:
@@ -77,6 +78,10 @@ class Settings:
     anthropic_api_key: str = _setting("", "key of Anthropic; ANTHROPIC_API_KEY works too")
     anthropic_base_url: str = _setting("", "base URL of it; ANTHROPIC_BASE_URL works too")
     log_level: str = _setting("info", "debug, info, warning or error")
+    log_format: str = _setting("text", "`json`: one object a line, with pod, run and trace")
+    preflight: str = _setting(
+        "warn", "at the start, look whether Redis is fit, as `agentrt doctor` does: off, warn, fail"
+    )
 
     @property
     def lock_urls(self) -> tuple[str, ...]:
@@ -109,6 +114,10 @@ class Settings:
             raise SettingsError(f"AGENTRT_LOCK_REDIS_URLS: a majority wants an odd number of Redis, not {len(urls)}")
         if len(set(urls)) < len(urls):
             raise SettingsError("AGENTRT_LOCK_REDIS_URLS: a Redis is named twice, and would have two votes")
+        if settings.preflight not in _PREFLIGHT:
+            raise SettingsError(f"AGENTRT_PREFLIGHT must be one of {', '.join(_PREFLIGHT)}")
+        if settings.log_format not in {"text", "json"}:
+            raise SettingsError("AGENTRT_LOG_FORMAT must be `text` or `json`")
         if settings.log_level not in _LOG_LEVELS:
             raise SettingsError(f"AGENTRT_LOG_LEVEL must be one of {', '.join(_LOG_LEVELS)}")
         return settings

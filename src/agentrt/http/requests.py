@@ -19,6 +19,7 @@ from agentrt.http.items import check_items
 from agentrt.records import Request
 from agentrt.store.keys import SessionKeys, derive_id, is_id, new_id
 from agentrt.store.sessions import Begin
+from agentrt.tracing import OFF, Tracing
 
 __all__ = [
     "Message",
@@ -60,7 +61,12 @@ def response_keys(tenant: str, identifier: str) -> tuple[SessionKeys, str] | Non
 
 
 def parse_message(
-    http: HttpRequest, body: dict[str, Any], principal: Principal, agents: Mapping[str, Agent], bounds: Bounds
+    http: HttpRequest,
+    body: dict[str, Any],
+    principal: Principal,
+    agents: Mapping[str, Agent],
+    bounds: Bounds,
+    tracing: Tracing = OFF,
 ) -> Message:
     """Check everything that can be checked without the store. Raises `ApiError` that names the parameter."""
     agent = find_agent(body.get("model"), agents)
@@ -78,7 +84,8 @@ def parse_message(
     stream = body.get("stream")
     if stream is not None and not isinstance(stream, bool):
         raise invalid("'stream' must be true or false", "stream", "invalid_type")
-    request = Request(agent.name, int(time.time()), options, conversation, previous, user)
+    trace = tracing.arrival(agent.name, http.headers)
+    request = Request(agent.name, int(time.time()), options, conversation, previous, user, trace=trace)
     begin = new_begin(http, body, principal, request, agent, inputs)
     return Message(begin, request, inputs, bool(stream))
 

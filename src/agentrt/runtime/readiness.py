@@ -76,7 +76,9 @@ class Readiness:
         loop = asyncio.get_running_loop()
         while True:
             begun = loop.time()
-            self.take(await self._probe.ask(_TIMEOUT_S))
+            reason = await self._probe.ask(_TIMEOUT_S)
+            self._telemetry.probe_seconds.observe(loop.time() - begun)
+            self.take(reason)
             await asyncio.sleep(max(0.0, begun + _PERIOD_S - loop.time()))
 
     def take(self, reason: str | None) -> None:

@@ -19,6 +19,7 @@ from agentrt.store.ownership import StoreConfig
 from agentrt.store.queue import Queue
 from agentrt.store.sessions import Sessions
 from agentrt.telemetry import Telemetry
+from agentrt.tracing import OFF, Tracing
 
 __all__ = ["Services"]
 
@@ -42,3 +43,4 @@ class Services:
     allowance: Allowance
     deps: Any = None
     prices: Prices = field(default_factory=Prices)
+    tracing: Tracing = OFF

@@ -15,7 +15,7 @@ from typing import Any
 
 from agentrt.errors import NotAcknowledged, OutcomeUnknown, ScriptError, StoreUnavailable
 from agentrt.store.address import RedisOptions, check_url, new_connection
-from agentrt.store.multiplexer import RedisReplyError, Stats
+from agentrt.store.multiplexer import MultiplexerLimits, RedisReplyError, Stats
 from agentrt.store.nodes import REDIRECTS, Line, open_nodes
 from agentrt.store.scripts import Operand, Script, load_all, pack
 
@@ -144,6 +144,11 @@ class Redis:
     def clustered(self) -> bool:
         """Whether slots are spread over several servers."""
         return self._nodes.clustered
+
+    @property
+    def waiting_max(self) -> int:
+        """How many may wait on one connection; more are refused."""
+        return MultiplexerLimits().waiters_max
 
     def _reconnected(self) -> None:
         self.on_reconnect()

@@ -50,6 +50,12 @@ class Notices:
         """Runs of this pod that more messages came to; the turn takes its own out."""
         self._ear: _Ear | None = None
         self._moved_at = float("-inf")
+        self._heard_at = time.monotonic()
+
+    @property
+    def age_s(self) -> float:
+        """Since the subscription last said something; up to 2 s while it stands, which is when it is pinged."""
+        return time.monotonic() - self._heard_at
 
     def start(self) -> None:
         """Begin to listen."""
@@ -109,10 +115,13 @@ class Notices:
         for event in self._waiting.get(subject, ()):
             event.set()
 
+    def _sign(self) -> None:
+        self._heard_at = time.monotonic()
+
     async def _listen(self) -> None:
         pause_s = 0.0
         while True:
-            ear = self._ear = _Ear(self._wake)
+            ear = self._ear = _Ear(self._wake, self._sign)
             try:
                 await self._hear(ear)
             except (StoreUnavailable, OSError) as error:
@@ -147,8 +156,9 @@ class Notices:
 class _Ear(asyncio.Protocol):
     """Receives what is said on a subscription. redis-py's own way costs more than all the rest of a wake-up."""
 
-    def __init__(self, wake: Callable[[bytes, bytes], None]) -> None:
+    def __init__(self, wake: Callable[[bytes, bytes], None], sign: Callable[[], None]) -> None:
         self._wake = wake
+        self._sign = sign
         self._reader = hiredis.Reader()
         self.previous: asyncio.BaseProtocol | None = None
         self.closed = asyncio.Event()
@@ -157,6 +167,7 @@ class _Ear(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard = True
+        self._sign()
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not False:
