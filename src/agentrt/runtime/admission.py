@@ -7,6 +7,7 @@ waits or follows also looks after the owner it depends on.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -25,7 +26,7 @@ from agentrt.store.events import RunState
 from agentrt.store.keys import SessionKeys, lease_member, new_id
 from agentrt.store.ownership import Owned
 from agentrt.store.queue import Urgency
-from agentrt.store.sessions import Begin, Blocked, Busy, Conflict, Ended, Fork, Joined, Missing, Waiting
+from agentrt.store.sessions import Begin, Blocked, Busy, Commit, Conflict, Ended, Fork, Joined, Missing, Waiting
 
 __all__ = [
     "Admission",
@@ -38,6 +39,8 @@ __all__ = [
     "Overloaded",
     "Place",
 ]
+
+log = logging.getLogger("agentrt.admission")
 
 _POLL_S = 1.0
 """The poll behind every wait; notices make it faster, never more right."""
@@ -126,11 +129,28 @@ class Admission:
             raise
         finally:
             runs.expected -= room
-        await entered
+        try:
+            await entered
+        except StoreUnavailable:
+            if isinstance(outcome, Owned) and outcome.record is None:
+                await self._unbegin(want, outcome)
+            raise
         if isinstance(outcome, Owned):
             self._count("owned" if room else "queued")
             return await self._seated(want, outcome, room)
         return await self._follow_outcome(want, member, outcome)
+
+    async def _unbegin(self, want: Begin, owned: Owned) -> None:
+        """The session could be reached and the queue could not: without a lease nobody would miss its owner. Ended as a
+        failure that passes, the message is free to come again at once.
+        """
+        identifier = response.response_id(want.session.id, want.run)
+        error = response.error_body("server_error", "The queue was not reachable.")
+        result = orjson.dumps(response.body(Request.decode(want.request), identifier, "failed", error=error))
+        try:
+            await self._services.sessions.commit(owned, Commit("failed", result, (), retry=True, planned=False))
+        except AgentrtError as problem:
+            log.info("run %s has an owner and no lease: %s", want.run, problem)
 
     async def _seated(self, want: Begin, owned: Owned, room: bool) -> Place:
         """The place of a run that this pod owns: here, or in the queue with the client following."""
