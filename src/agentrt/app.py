@@ -36,6 +36,7 @@ from agentrt.settings import Settings
 from agentrt.store.connection import Redis, RedisOptions, check_url
 from agentrt.store.conversations import Conversations
 from agentrt.store.doubts import Doubts
+from agentrt.store.durability import read_durability
 from agentrt.store.events import Events
 from agentrt.store.journal import Journal
 from agentrt.store.leases import Leases
@@ -212,7 +213,9 @@ async def build(
     stack.push_async_callback(sweeper.aclose)
     sweeper.start()
     admission = Admission(services, runs, claims, settings.queue_limit)
-    readiness = Readiness(Probe(options, settings.pod), telemetry)
+    readiness = Readiness(
+        Probe(options, settings.pod), telemetry, lambda: read_durability(redis, settings.wait_replicas)
+    )
     stack.push_async_callback(readiness.aclose)
     readiness.start()
     bounds = Bounds(settings.body_bytes_max, settings.item_bytes_max, settings.items_max)

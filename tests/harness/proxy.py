@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -12,8 +13,10 @@ class ByteProxy:
     None to cut the connection without passing them on. `delay_s` holds every reply; `blackhole` swallows everything.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, ssl: ssl.SSLContext | None = None) -> None:
+        """`ssl`: speak TLS to clients."""
         self._target = port
+        self._ssl = ssl
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.delay_s = 0.0
@@ -31,7 +34,7 @@ class ByteProxy:
         return f"redis://127.0.0.1:{self.port}/0"
 
     async def __aenter__(self) -> ByteProxy:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._ssl)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -129,6 +129,7 @@ class RedisCluster:
 
     def __init__(self, masters: int = 3, replicas: int = 0) -> None:
         args = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--repl-diskless-sync-delay", "0")
+        args += ("--repl-ping-replica-period", "1")  # a replica without an offset is not shown
         self.nodes = [RedisServer(*args) for _ in range(masters)]
         self.replicas = [RedisServer(*args) for _ in range(masters * replicas)]
         """Replica number i is one of master number i % masters."""
