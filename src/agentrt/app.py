@@ -40,6 +40,7 @@ from agentrt.store.access import Access, Quota, Quotas
 from agentrt.store.connection import Redis, RedisOptions, check_url
 from agentrt.store.conversations import Conversations
 from agentrt.store.doubts import Doubts
+from agentrt.store.durability import read_durability
 from agentrt.store.events import Events
 from agentrt.store.inspection import Inspection
 from agentrt.store.journal import Journal
@@ -251,7 +252,9 @@ async def build(
     stack.push_async_callback(sweeper.aclose)
     sweeper.start()
     admission = Admission(services, runs, claims, settings.queue_limit)
-    readiness = Readiness(Probe(options, settings.pod), telemetry)
+    readiness = Readiness(
+        Probe(options, settings.pod), telemetry, lambda: read_durability(redis, settings.wait_replicas)
+    )
     stack.push_async_callback(readiness.aclose)
     readiness.start()
     inspection = Inspection(redis)

@@ -105,7 +105,7 @@ class Telemetry:
         self.turns = _Labelled(
             Counter(
                 "agentrt_turns",
-                "Runs that ended on this pod, by agent and status; `lost` and `handed_over` go on elsewhere.",
+                "Runs that ended on this pod, by agent and status; `lost`, `handed_over`, `postponed` go on elsewhere.",
                 ["agent", "status"],
                 registry=registry,
             )

@@ -7,6 +7,7 @@ waits or follows also looks after the owner it depends on.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -51,6 +52,8 @@ __all__ = [
     "Overloaded",
     "Place",
 ]
+
+log = logging.getLogger("agentrt.admission")
 
 _POLL_S = 1.0
 """The poll behind every wait; notices make it faster, never more right."""
@@ -153,7 +156,14 @@ class Admission:
             raise
         finally:
             runs.expected -= room
-        await entered
+        try:
+            await entered
+        except StoreUnavailable:
+            if isinstance(outcome, Owned) and outcome.record is None:
+                await self._unbegin(want, outcome)
+                if ticket is not None:
+                    ticket.drop()
+            raise
         refusal = await ticket.refusal() if ticket is not None else None
         if refusal is not None and isinstance(outcome, Owned | Waiting) and _run_of(outcome) == want.run:
             await self._send_away(want, outcome, refusal)
@@ -163,6 +173,20 @@ class Admission:
             self._count("owned" if room else "queued")
             return await self._seated(want, outcome, room)
         return await self._follow_outcome(want, member, outcome)
+
+    async def _unbegin(self, want: Begin, owned: Owned) -> None:
+        """The session could be reached and the queue could not: without a lease nobody would miss its owner. Ended as a
+        failure that passes, the message is free to come again at once.
+        """
+        identifier = response.response_id(want.session.id, want.run)
+        error = response.error_body("server_error", "The queue was not reachable.")
+        result = orjson.dumps(response.body(Request.decode(want.request), identifier, "failed", error=error))
+        try:
+            await self._services.sessions.commit(
+                owned, Commit("failed", result, (), retry=True, planned=False, alone=want.alone)
+            )
+        except AgentrtError as problem:
+            log.info("run %s has an owner and no lease: %s", want.run, problem)
 
     async def _seated(self, want: Begin, owned: Owned, room: bool) -> Place:
         """The place of a run that this pod owns: here, or in the queue with the client following."""

@@ -192,6 +192,13 @@ class Redis:
             raise NotAcknowledged(replies)
         return replies
 
+    async def each(self, unit: Unit) -> list[list[Any]]:
+        """The replies of every server to a unit of reads, sent once; errors among them are values, not raised.
+
+        Raises `StoreUnavailable` where one does not answer.
+        """
+        return list(await asyncio.gather(*(line.submit(unit.data, unit.count) for line in self._nodes.lines())))
+
     def send(self, unit: Unit) -> Sent:
         """Send a unit now and wait for it later, with `await`: what is sent in one tick leaves in one write."""
         try:
