@@ -3,6 +3,8 @@
 # make check  ruff, mypy, import-linter
 # make negative  the tests with one guard taken out at a time: each time some must fail
 # make kills-runs  10,000 background runs over three pods, one killed every 5 s
+# make clients  outside clients, each in an environment of its own, against two pods, one killed: docs/clients.md
+# make fuzz   12,000 requests with other tenants' ids over every route
 # make bench  the load test that docs/operations.md reads from
 # make bench-locks  what a named lock costs, next to redis-py's and pottery's
 # make setup  what all of them rest on: .venv, from requirements.lock
@@ -19,11 +21,12 @@ AGENT ?= agentrt.demo:agents
 COVERAGE_MIN ?= 80
 PYTEST_ARGS ?=
 UPGRADE ?=
+CLIENTS ?=
 
 BIN := .venv/bin
 UV := .venv/uv
 
-.PHONY: setup run test negative kills-runs check fuzz bench bench-locks lock clean
+.PHONY: setup run test negative kills-runs check clients fuzz bench bench-locks lock clean
 
 setup: .venv/.stamp
 
@@ -57,6 +60,9 @@ check: setup
 
 kills-runs: setup
 	AGENTRT_KILLS_RUNS=10000 $(BIN)/python -m pytest -q tests/fault/test_overload.py -k exactly_once
+
+clients: setup
+	$(BIN)/python -m tests.clients $(CLIENTS)
 
 fuzz: setup
 	AGENTRT_FUZZ=12000 $(BIN)/python -m pytest -q tests/http/test_foreign.py --timeout 1200
