@@ -62,6 +62,7 @@ CLIENTS = [
     Client("langchain-openai", "langchain-openai>=1.7", "langchain_client.py"),
     Client("pydantic-ai", "pydantic-ai-slim[openai]>=2.62", "pydantic_ai_client.py"),
     Client("litellm", "litellm>=1.83", "litellm_client.py"),
+    Client("schemathesis", "schemathesis>=4.32", "schemathesis_run.py"),
 ]
 
 
