@@ -4,6 +4,8 @@
 # make negative  the tests with one guard taken out at a time: each time some must fail
 # make kills  a thousand runs whose pods are killed under them; the count of what happened goes to loadtest/kills.json
 # make kills-runs  10,000 background runs over three pods, one killed every 5 s
+# make clients  outside clients, each in an environment of its own, against two pods, one killed: docs/clients.md
+# make fuzz   12,000 requests with other tenants' ids over every route
 # make bench  the load test that docs/operations.md reads from
 # make bench-locks  what a named lock costs, next to redis-py's and pottery's
 # make k8s    write anew what comes from helm/agentrt and ops/: k8s/, the chart's table and schema, the dashboards
@@ -21,11 +23,12 @@ AGENT ?= agentrt.demo:agents
 COVERAGE_MIN ?= 80
 PYTEST_ARGS ?=
 UPGRADE ?=
+CLIENTS ?=
 
 BIN := .venv/bin
 UV := .venv/uv
 
-.PHONY: setup run test negative kills kills-runs check fuzz bench bench-locks k8s lock clean
+.PHONY: setup run test negative kills kills-runs check clients fuzz bench bench-locks k8s lock clean
 
 setup: .venv/.stamp
 
@@ -62,6 +65,9 @@ kills: setup
 
 kills-runs: setup
 	AGENTRT_KILLS_RUNS=10000 $(BIN)/python -m pytest -q tests/fault/test_overload.py -k exactly_once
+
+clients: setup
+	$(BIN)/python -m tests.clients $(CLIENTS)
 
 fuzz: setup
 	AGENTRT_FUZZ=12000 $(BIN)/python -m pytest -q tests/http/test_foreign.py --timeout 1200

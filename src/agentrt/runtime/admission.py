@@ -123,9 +123,14 @@ class Admission:
 
         Raises `Locked`, `OtherBody`, `NoSuchSession`, `NotTheTail`, `Overloaded`, `QuotaExceeded`, `Leaving`.
         """
+        runs = self._runs
+        room = runs.free > 0
+        if not room and (await self._services.queue.depth()).waiting >= self._queue_limit:
+            raise Overloaded("all slots are taken, and as many runs wait as may wait")
         ticket = self._services.allowance.enter(want)
+        runs.expected += room  # until begin has been answered
         try:
-            place = await self._enter(want, ticket)
+            place = await self._begin(want, ticket, room)
         except BaseException:
             if ticket is not None:
                 ticket.drop()
@@ -134,12 +139,8 @@ class Admission:
             ticket.drop()
         return place
 
-    async def _enter(self, want: Begin, ticket: Ticket | None) -> Place:
+    async def _begin(self, want: Begin, ticket: Ticket | None, room: bool) -> Place:
         services, runs = self._services, self._runs
-        room = runs.free > 0
-        if not room and (await services.queue.depth()).waiting >= self._queue_limit:
-            raise Overloaded("all slots are taken, and as many runs wait as may wait")
-        runs.expected += room
         member = lease_member(want.session, want.run, want.token)
         entered = services.leases.entering(member)  # the lease first, the session second, both in one write
         try:
