@@ -8,6 +8,7 @@
 # make fuzz   12,000 requests with other tenants' ids over every route
 # make bench  the load test that docs/operations.md reads from
 # make bench-locks  what a named lock costs, next to redis-py's and pottery's
+# make bench-providers  what a model provider's reply costs, next to the bare SDKs
 # make k8s    write anew what comes from helm/agentrt and ops/: k8s/, the chart's table and schema, the dashboards
 # make setup  what all of them rest on: .venv, from requirements.lock
 # make lock   pin anew what pyproject.toml asks for (make lock UPGRADE=--upgrade: the newest of everything)
@@ -28,7 +29,7 @@ CLIENTS ?=
 BIN := .venv/bin
 UV := .venv/uv
 
-.PHONY: setup run test negative kills kills-runs check clients fuzz bench bench-locks k8s lock clean
+.PHONY: setup run test negative kills kills-runs check clients fuzz bench bench-locks bench-providers k8s lock clean
 
 setup: .venv/.stamp
 
@@ -77,6 +78,9 @@ bench: setup
 
 bench-locks: setup
 	$(BIN)/python -m loadtest.locks
+
+bench-providers: setup
+	$(BIN)/python -m loadtest.providers
 
 k8s: setup
 	$(BIN)/python -m ops.write

@@ -137,7 +137,7 @@ class Limits:
 class Agent:
     """An agent: a model, instructions, tools.
 
-    `model` is `provider:name`, e.g. `anthropic:claude-sonnet-4-5`, `openai:gpt-5`, `openai-chat:llama`,
+    `model` is `provider:name`, e.g. `anthropic:claude-haiku-4-5`, `openai:gpt-5`, `openai-chat:llama`,
     `scripted:echo`; or several of them: where the first does not answer, the step is asked of the next.
     `on_busy` says what a different message does while the session is busy: `wait` in line; `reject` (409);
     `interrupt`: wait, and have what is live ended, as if its response had been cancelled; `rollback`: the same, and

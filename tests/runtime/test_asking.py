@@ -154,6 +154,22 @@ async def test_a_call_that_takes_too_long_is_tried_again(redis_url: str) -> None
         assert (end.status, tries) == ("completed", 2)
 
 
+async def test_retries_have_a_budget(redis_url: str) -> None:
+    """A model that fails every other time, without end: what its replies do not pay for is not tried again."""
+    asked = 0
+
+    def half_down(request: ModelRequest) -> Iterable[ModelEvent]:
+        nonlocal asked
+        asked += 1
+        if asked % 2:
+            raise down()
+        yield TextDelta("fine")
+
+    async with running(redis_url, [Agent("a", model="test:m")], {"m": half_down}) as runtime:
+        ends = [(await runtime.turn("a", "hi"))[1].status for _ in range(16)]
+    assert ends[:10] == ["completed"] * 10 and "failed" in ends
+
+
 # --- fallbacks and circuits ---------------------------------------------------------------------------------------
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import mcp_types as types
 import pytest
 
 from agentrt.agent import Agent, Effect
-from agentrt.errors import DeclarationError
+from agentrt.errors import DeclarationError, ToolError
 from agentrt.models.base import ModelEvent, ModelRequest, TextDelta, ToolCall
 from agentrt.runtime.turn import TurnEnd
 from agentrt.tools.function import tool
-from agentrt.tools.mcp import McpServer
+from agentrt.tools.mcp import McpServer, McpTool, _name
+from agentrt.tools.mcp_link import HttpLink
 from tests.harness.mcp_server import McpProcess
 from tests.harness.proxy import ByteProxy
 from tests.harness.redis_server import free_port
@@ -195,6 +199,36 @@ async def test_over_stdio(redis_url: str, tmp_path: Path, body: Body, monkeypatc
             _, end = await runtime.turn(agent, "go")
             assert outcome in outcomes(body(end))[0]
     assert [row["tool"] for row in world.rows()] == ["add", "die", "add"]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"x": {"$ref": "{url}"}}},
+        {"$ref": "{url}#/x"},
+        {"type": "object", "properties": {"x": {"$ref": "#/properties/x"}}},
+    ],
+)
+async def test_a_hostile_schema(schema: dict[str, Any]) -> None:
+    """A reference to elsewhere is not fetched, one to itself ends: a tool error, not a request, not a dead run."""
+    connected = asyncio.Event()
+    async with await asyncio.start_server(lambda *_: connected.set(), "127.0.0.1", 0) as elsewhere:
+        port = elsewhere.sockets[0].getsockname()[1]
+        text = json.dumps(schema).replace("{url}", f"http://127.0.0.1:{port}/schema")
+        told = types.Tool(name="t", input_schema=json.loads(text))
+        link = HttpLink("http://127.0.0.1:1", {}, None)
+        one = McpTool(link, told, "w_t", McpServer("w", url="http://127.0.0.1:1"))
+        with pytest.raises(ToolError, match="cannot be followed"):
+            await asyncio.to_thread(one.parse, '{"x": 1}')
+        await link.aclose()
+        assert not connected.is_set()
+
+
+def test_names_that_providers_take() -> None:
+    """Odd and long names are changed, and stay apart."""
+    names = [_name("w", one) for one in ("a.b", "a/b", "a_b", "x" * 70, "x" * 71)]
+    assert len(set(names)) == 5 and names[2] == "w_a_b"
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) for name in names)
 
 
 def test_declarations() -> None:

@@ -61,10 +61,9 @@ _CUT = frozenset({"length", "content_filter"})
 
 
 def parameters(name: str, request: ModelRequest, max_tokens: int) -> dict[str, Any]:
-    """Keyword arguments for `messages.create`; `max_tokens` holds where the request has no limit of its own.
+    """The body of a request; `max_tokens` holds where the request has no limit of its own.
 
-    `temperature` and `top_p` go as extra body fields, since the SDK no longer names them; with thinking they are
-    left out, because the two exclude each other.
+    With thinking, `temperature` and `top_p` are left out, because the two exclude each other.
     """
     leading, messages = system_and_messages(request.items)
     limit = request.max_output_tokens or max_tokens
@@ -84,8 +83,8 @@ def parameters(name: str, request: ModelRequest, max_tokens: int) -> dict[str, A
     if output:
         params["output_config"] = output
     sampling = {option: value for option in ("temperature", "top_p") if (value := getattr(request, option)) is not None}
-    if sampling and "thinking" not in params:
-        params["extra_body"] = sampling
+    if "thinking" not in params:
+        params.update(sampling)
     return params
 
 

@@ -36,7 +36,7 @@ _REASONS: dict[str, _Reason] = {"length": "length", "content_filter": "content_f
 
 
 def parameters(name: str, request: ModelRequest) -> dict[str, Any]:
-    """Keyword arguments for `chat.completions.create`; unset options are left out."""
+    """The body of a request; unset options are left out."""
     sent = messages(request.items)
     if request.instructions:
         sent.insert(0, {"role": "system", "content": request.instructions})

@@ -38,7 +38,7 @@ _POLICY_SUFFIXES = ("_policy", "_violation", "_mismatch")
 
 
 def parameters(name: str, request: ModelRequest) -> dict[str, Any]:
-    """Keyword arguments for `responses.create`. Nothing is stored at OpenAI; unset options are left out."""
+    """The body of a request. Nothing is stored at OpenAI; unset options are left out."""
     params: dict[str, Any] = {"model": name, "input": input_items(request.items), "store": False, "stream": True}
     if request.instructions:
         params["instructions"] = request.instructions

@@ -114,6 +114,9 @@ class Asking:
             for one in candidates:
                 if one.out or one.not_before > loop.time() or one.circuit.wait_s() > 0:
                     continue
+                if one.tries and not one.circuit.retry():
+                    one.out = True
+                    continue
                 answer = await self._try(one, request, step)
                 if isinstance(answer, Reply):
                     self._answered_last = one.name
@@ -170,7 +173,7 @@ class Asking:
 
     def _after(self, one: _Candidate, error: ModelError) -> None:
         """When a model that failed may be asked again, if at all."""
-        one.out = not error.retryable or one.tries >= self._limits.model_attempts or not one.circuit.retry()
+        one.out = not error.retryable or one.tries >= self._limits.model_attempts
         pause_s = _BACKOFF_S * 2 ** (one.tries - 1) * random.uniform(0.5, 1.0)
         if error.retry_after_s is not None:
             pause_s = error.retry_after_s * random.uniform(1.0, 1.1)  # never sooner than it was asked for

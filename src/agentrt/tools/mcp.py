@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import logging
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,6 +24,7 @@ import mcp_types as types
 import orjson
 import pydantic_core
 import referencing
+import referencing.exceptions
 from jsonschema.protocols import Validator
 from jsonschema.validators import validator_for
 
@@ -81,9 +83,11 @@ class McpTool:
             raise ToolError(f"Invalid arguments for {self.name}: not JSON") from None
         if not isinstance(parsed, dict):
             raise ToolError(f"Invalid arguments for {self.name}: not an object")
-        faults = [
-            _fault(error) for error, _ in zip(self._validator.iter_errors(parsed), range(_FAULTS_MAX), strict=False)
-        ]
+        try:
+            found = itertools.islice(self._validator.iter_errors(parsed), _FAULTS_MAX)
+            faults = [_fault(error) for error in found]
+        except (referencing.exceptions.Unresolvable, RecursionError) as error:
+            raise ToolError(f"{self.name} cannot be called: its schema cannot be followed") from error
         if faults:
             raise ToolError(f"Invalid arguments for {self.name}: {'; '.join(faults)}")
         return parsed

@@ -22,6 +22,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from agentrt.errors import ToolError
 from agentrt.tasks import end
+from agentrt.tools.outbound import Bounded
 
 __all__ = ["HttpLink", "Link", "Lost", "Rejected", "StdioLink", "Unreachable"]
 
@@ -29,6 +30,7 @@ log = logging.getLogger("agentrt.mcp")
 
 _REJECTED = frozenset({types.INVALID_PARAMS, types.METHOD_NOT_FOUND})
 _PAGES_MAX = 50
+_RESPONSE_BYTES_MAX = 8 * 1024 * 1024
 _CONNECT_S = 5.0
 _START_S = 30.0
 
@@ -117,7 +119,7 @@ class HttpLink:
 
 
 class _Watch(httpx2.AsyncBaseTransport):
-    """Notices whether a tool call has left. The transport below is shared and stays open."""
+    """Notices whether a tool call has left, and bounds what comes back. The transport below is shared, and stays."""
 
     def __init__(self, inner: httpx2.AsyncBaseTransport) -> None:
         self._inner = inner
@@ -128,10 +130,12 @@ class _Watch(httpx2.AsyncBaseTransport):
         is_call = bool(body) and orjson.loads(body).get("method") == "tools/call"
         before, self.left = self.left, self.left or is_call
         try:
-            return await self._inner.handle_async_request(request)
+            response = await self._inner.handle_async_request(request)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, ToolError):
             self.left = before
             raise
+        response.stream = Bounded(response.stream, _RESPONSE_BYTES_MAX)
+        return response
 
     async def aclose(self) -> None:
         """Not ours to close."""

@@ -20,7 +20,7 @@ import httpx2
 
 from agentrt.errors import ToolError
 
-__all__ = ["GuardedTransport", "Resolve", "TooLong", "guarded_client", "is_public"]
+__all__ = ["Bounded", "GuardedTransport", "Resolve", "TooLong", "guarded_client", "is_public"]
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -122,8 +122,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
                     extensions=request.extensions,
                 )
             )
-        assert not isinstance(answer.stream, bytes)
-        body = _Bounded(answer, self._bytes_max)
+        body = Bounded(answer.stream, self._bytes_max)
         response = httpx2.Response(answer.status, headers=answer.headers, stream=body, extensions=answer.extensions)
         if response.headers.get("content-encoding", "identity") != "identity":
             await body.aclose()
@@ -193,11 +192,11 @@ class _Guarded(httpcore2.AsyncNetworkBackend):
         return any(parsed in network for network in self._allow)
 
 
-class _Bounded(httpx2.AsyncByteStream):
-    """A response's body up to a number of bytes."""
+class Bounded(httpx2.AsyncByteStream):
+    """A response's body up to a number of bytes; raises `TooLong` behind it."""
 
-    def __init__(self, answer: httpcore2.Response, bytes_max: int) -> None:
-        self._stream: Any = answer.stream
+    def __init__(self, stream: Any, bytes_max: int) -> None:
+        self._stream = stream
         self._bytes_max = bytes_max
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -210,6 +209,7 @@ class _Bounded(httpx2.AsyncByteStream):
                 yield chunk
 
     async def aclose(self) -> None:
+        """Close what it is read from."""
         with _as_httpx2():
             await self._stream.aclose()
 
