@@ -11,6 +11,7 @@ AgentrtError
 ├── OwnershipLost            the session's fence moved on: this pod must stop working on the run
 ├── LockTimeout              a named lock was not to be had within the wait, or its line is full
 ├── LockLost                 a named lock ran out or is somebody else's: stop what it was needed for
+├── UserGone                 the user was erased while this was worked on: nothing of it may be written
 ├── SchemaNewer              the record was written by a newer agentrt: 503 + Retry-After, never misread
 ├── ModelError               the provider failed; says whether a retry may help
 └── ToolError                raised by a tool on purpose: its text is the answer to the model
@@ -33,6 +34,7 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "ToolError",
+    "UserGone",
 ]
 
 
@@ -87,6 +89,10 @@ class LockLost(AgentrtError):
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class UserGone(AgentrtError):
+    """The user was erased while something was being worked out about them; it is refused and dropped."""
 
 
 class SchemaNewer(AgentrtError):

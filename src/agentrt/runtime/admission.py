@@ -111,10 +111,14 @@ class Admission:
             raise Overloaded("all slots are taken, and as many runs wait as may wait")
         runs.expected += room
         member = lease_member(want.session, want.run, want.token)
-        entered = services.leases.entering(member)  # the lease first, the session second, both in one write
+        # The user's index of sessions first, the lease second, the session third, all in one write.
+        greeting = services.recollections.greet(want.session, want.user) if want.user else None
+        entered = services.leases.entering(member)
         try:
             outcome = await services.sessions.begin(want)
         except BaseException as error:
+            if greeting is not None:
+                greeting.abandon()
             entered.abandon()
             if not isinstance(error, StoreUnavailable | asyncio.CancelledError):
                 services.leases.end(member)  # refused for good: nothing was begun that the lease could stand for
@@ -122,7 +126,9 @@ class Admission:
         finally:
             runs.expected -= room
         await entered
+        head = await greeting.head() if greeting is not None else None
         if isinstance(outcome, Owned):
+            outcome.head = head
             self._count("owned" if room else "queued")
             return await self._seated(want, outcome, room)
         return await self._follow_outcome(want, member, outcome)

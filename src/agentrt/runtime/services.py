@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentrt.models.base import Model
+from agentrt.runtime.recollections import Recollections
 from agentrt.store.conversations import Conversations
 from agentrt.store.doubts import Doubts
 from agentrt.store.events import Events
+from agentrt.store.jobs import Jobs
 from agentrt.store.journal import Journal
 from agentrt.store.leases import Leases
 from agentrt.store.locks import Locks
@@ -17,6 +19,7 @@ from agentrt.store.notices import Notices
 from agentrt.store.ownership import StoreConfig
 from agentrt.store.queue import Queue
 from agentrt.store.sessions import Sessions
+from agentrt.store.users import Users
 from agentrt.telemetry import Telemetry
 
 __all__ = ["Services"]
@@ -38,4 +41,7 @@ class Services:
     notices: Notices
     models: Callable[[str], Model]
     telemetry: Telemetry
+    users: Users
+    jobs: Jobs
+    recollections: Recollections
     deps: Any = None

@@ -6,6 +6,7 @@ import asyncio
 import math
 
 from agentrt.errors import StoreError
+from agentrt.store.jobs import Jobs
 from agentrt.store.queue import Queue
 from agentrt.telemetry import Telemetry
 
@@ -17,19 +18,23 @@ _TIMEOUT_S = 0.5
 class Signals:
     """Brings the gauges of the queue up to date."""
 
-    def __init__(self, queue: Queue, telemetry: Telemetry) -> None:
+    def __init__(self, queue: Queue, jobs: Jobs, telemetry: Telemetry) -> None:
         self._queue = queue
+        self._jobs = jobs
         self._telemetry = telemetry
 
     async def refresh(self) -> None:
         """Ask Redis; while it is away the gauges are NaN: a zero would tell an autoscaler to scale down."""
-        waiting, oldest_s, dead = math.nan, math.nan, math.nan
+        waiting, oldest_s, dead, late, buried = (math.nan,) * 5
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                depth = await self._queue.depth()
+                depth, backlog = await asyncio.gather(self._queue.depth(), self._jobs.backlog())
             waiting, oldest_s, dead = depth.waiting, depth.oldest_s, depth.dead
+            late, buried = backlog.late, backlog.buried
         except (StoreError, TimeoutError):
             pass
         self._telemetry.queue_depth.set(waiting)
         self._telemetry.queue_oldest_seconds.set(oldest_s)
         self._telemetry.dead_letters.set(dead)
+        self._telemetry.memory_jobs_late.set(late)
+        self._telemetry.memory_jobs_buried.set(buried)

@@ -17,6 +17,7 @@ import orjson
 
 from agentrt.agent import Agent, Tool
 from agentrt.errors import ModelError, OwnershipLost, StoreUnavailable
+from agentrt.memory.block import Block
 from agentrt.memory.tokens import estimate
 from agentrt.models.base import ModelRequest
 from agentrt.records import Item, Request, Usage, item_id
@@ -25,6 +26,7 @@ from agentrt.runtime.approvals import answered, asks
 from agentrt.runtime.calls import Call
 from agentrt.runtime.clock import boottime_ms, wall_ms
 from agentrt.runtime.effects import Effects
+from agentrt.runtime.errands import jobs_after, said_at_ms
 from agentrt.runtime.insist import insist
 from agentrt.runtime.log import Listener, RunLog
 from agentrt.runtime.output import Output
@@ -95,6 +97,10 @@ class Turn:
         self._planned = owned.record is not None
         self._doubted = {doubt.tool for doubt in owned.doubts}
         self._approvals: list[Approval] = []
+        self._block: Block | None = None
+        self._said_at_ms = said_at_ms(request)
+        self.jobs: list[str] = []
+        """What is to be done in the background once the run is committed."""
 
     async def run(self) -> TurnEnd:
         """Work until the run is committed. Raises `OwnershipLost` when another pod owns it, `StoreUnavailable`."""
@@ -151,6 +157,10 @@ class Turn:
                 elif step == 0 and self._owned.approvals:
                     todo = await self._answered()
                 else:
+                    if self._block is None:
+                        self._block = await self._services.recollections.for_turn(
+                            self._agent, self._owned, self._input, self._said_at_ms
+                        )
                     reply = await self._asking.ask(self._context(), step)
                     self._count(reply.usage)
                     if not reply.calls:
@@ -347,6 +357,9 @@ class Turn:
         self._log.close()  # or a flush of its own might log the end before it is committed
         if status == "completed":
             details = {**details, "completed_at": wall_ms() // 1000}
+        if self._block is not None and self._block.text:
+            note = {"agentrt_context": self._block.note(len(self._owned.window))}
+            details = {**details, "metadata": {**note, **details.get("metadata", {})}}
         final = response.body(self._request, self._id, status, self._output.public(), self._usage, **details)
         result = orjson.dumps(final)
         self._log.add(response.terminal_event(status), {"response": orjson.Fragment(result)})
@@ -358,6 +371,7 @@ class Turn:
         commit = Commit(status, result, lines, skip, retry, self._planned, self._approvals, batch.last, batch.frames)
         await insist(lambda: self._services.sessions.commit(self._owned, commit))
         self._log.logged(batch.last)
+        self.jobs = jobs_after(self._agent, self._owned, len(lines))
         return TurnEnd(status, result)
 
     # --- pieces ---------------------------------------------------------------------------------------------------
@@ -383,6 +397,7 @@ class Turn:
             new,
             specs=self._specs,
             cache_key=self._owned.session.id,
+            remembered=self._block,
         )
 
     def _label(self, planned: Planned) -> str:

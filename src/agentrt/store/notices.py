@@ -13,7 +13,7 @@ import orjson
 from agentrt.errors import StoreUnavailable
 from agentrt.store.connection import Redis, RedisOptions, Unit, new_connection
 from agentrt.store.handover import take_over
-from agentrt.store.keys import QueueKeys, pod_channel
+from agentrt.store.keys import QueueKeys, pod_channel, users_channel
 from agentrt.store.scripts import pack
 from agentrt.tasks import end
 
@@ -40,6 +40,8 @@ class Notices:
         self._queue = QueueKeys().channel
         self.on_queued: Callable[[], None] = lambda: None
         """Called when something begins to wait in the queue."""
+        self.on_erased: Callable[[str], None] = lambda _: None
+        """Called with `tenant/user` when a user is erased."""
         self.cancelled: set[str] = set()
         """Runs of this pod that somebody asked to cancel; the turn takes its own out."""
 
@@ -80,6 +82,9 @@ class Notices:
         if channel == self._queue.encode():
             self.on_queued()
             return
+        if channel == users_channel().encode():
+            self.on_erased(data.decode())
+            return
         kind, _where, subject = orjson.loads(data)
         if kind == "cancel":
             self.cancelled.add(subject)
@@ -105,7 +110,7 @@ class Notices:
         """One connection, until it breaks or falls silent."""
         link = await take_over(new_connection(self._options), ear)
         try:
-            link.transport.write(pack("SUBSCRIBE", self._channel, self._queue))
+            link.transport.write(pack("SUBSCRIBE", self._channel, self._queue, users_channel()))
             while True:
                 ear.heard = False
                 try:
