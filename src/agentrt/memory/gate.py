@@ -16,7 +16,7 @@ _SECRET = re.compile(
     r"|\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*|\bak_[0-9a-f]{12}_[A-Za-z0-9_-]{20,}",
     re.DOTALL,
 )
-_CARD = re.compile(r"(?<![\d.])\d(?:[ -]?\d){12,18}(?![\d.])")
+_CARD = re.compile(r"(?<![\d.])\d(?:[ -]?\d){12,18}(?!\d|\.\d)")
 _SECRET_MARK = "[secret]"
 
 
