@@ -126,12 +126,12 @@ class Adapter:
     # --- HTTP -----------------------------------------------------------------------------------------------------
 
     def call(self, method: str, path: str, tenant: str, **kwargs: Any) -> Any:
-        """One request, to the pods by turns. Raises `Refused` for a 400, and for a tenant that there cannot be."""
+        """One request, to the pods by turns. Raises `Refused` for ids that cannot be."""
         if tenant not in self._keys:
             raise Refused(tenant)
         headers = {"authorization": f"Bearer {self._keys[tenant]}", **kwargs.pop("headers", {})}
         answer = next(self._turn).request(method, path, headers=headers, **kwargs)
-        if answer.status_code == 400:
+        if answer.status_code == 400 or (answer.status_code == 404 and "unknown_url" in answer.text):
             raise Refused(answer.text)
         assert answer.status_code == 200, (method, path, answer.status_code, answer.text)
         return answer.json()

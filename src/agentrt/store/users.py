@@ -139,7 +139,7 @@ class Users:
     async def remember(self, user: UserKeys, gen: str, turns: Sequence[Turn]) -> int:
         """Keep raw turns; returns how many were new. `gen` empty: whatever life the user is in. Raises `UserGone`."""
         added = 0
-        for start in range(0, len(turns), 200):
+        for start in range(0, max(1, len(turns)), 200):
             tail: list[str | bytes] = []
             for turn in turns[start : start + 200]:
                 tail += [turn.item, "1" if turn.extract else "0", turn.raw]
