@@ -268,7 +268,7 @@ class MemoryParts:
         ingestion = Ingestion(services, agents)
         retention = Retention(turns_s=settings.memory_turns_ttl_s, turns_max=settings.memory_turns_max)
         compaction = Compaction(services, ingestion, retention)
-        erasure = Erasure(services, list(agents), scan, settings.receipt_secret or settings.api_keys_secret)
+        erasure = Erasure(services, scan, settings.receipt_secret or settings.api_keys_secret)
         handlers = {
             "ingest": ingestion.ingest,
             "user": ingestion.user,

@@ -24,6 +24,7 @@ from agentrt.agent import Agent
 from agentrt.app import Deps, PodApp, create_app
 from agentrt.commands.effects import effects
 from agentrt.commands.queue import queue
+from agentrt.commands.users import users
 from agentrt.embedded import run_dev
 from agentrt.errors import AgentrtError, SettingsError
 from agentrt.http.auth import mint
@@ -211,6 +212,7 @@ def create_key(tenant: str, operator: bool, path: Path) -> None:
 
 main.add_command(effects)
 main.add_command(queue)
+main.add_command(users)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ class Fact:
 
 
 def _strength(sighting: Sighting) -> tuple[Any, ...]:
-    return (sighting.rank, sighting.at, sighting.confidence, sighting.item)
+    return (sighting.rank, sighting.at, sighting.confidence, sighting.item, sighting.one)
 
 
 def attribute_name(text: str) -> str:

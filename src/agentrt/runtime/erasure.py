@@ -19,7 +19,7 @@ from agentrt.errors import StoreUnavailable
 from agentrt.memory.dates import iso
 from agentrt.runtime.clock import wall_ms
 from agentrt.runtime.errands import compact_job, erase_job, ingest_job, summary_job, user_job
-from agentrt.runtime.services import Services
+from agentrt.runtime.recollections import Kept
 from agentrt.store.jobs import Job
 from agentrt.store.keys import SessionKeys, UserKeys, new_id
 from agentrt.store.scan import Scan
@@ -45,9 +45,8 @@ class _Gone:
 class Erasure:
     """The job `erase`, and the same on demand. `secret` signs the receipts; empty: they bear no signature."""
 
-    def __init__(self, services: Services, agents: Sequence[str], scan: Scan, secret: str) -> None:
+    def __init__(self, services: Kept, scan: Scan, secret: str) -> None:
         self._services = services
-        self._agents = agents
         self._scan = scan
         self._secret = secret
 
@@ -98,7 +97,7 @@ class Erasure:
     async def _cascade(self, user: UserKeys, erased_at: int) -> _Gone:
         """Remove the user's sessions of before the erasure; those that were on their way are found by looking again."""
         services, gone = self._services, _Gone()
-        named = [job(user, agent) for agent in self._agents for job in (user_job, compact_job)]
+        named = await services.jobs.of(user_job(user, ""), compact_job(user, ""))
         gone.jobs += await services.jobs.drop(*named)
         for _ in range(_ROUNDS):
             done = []
@@ -122,7 +121,7 @@ class Erasure:
         runs = await services.conversations.runs(keys)
         effects = await services.conversations.effects(keys, runs)
         names = [f"{keys.tenant}/{keys.id}/{run}" for run in runs]
-        jobs = [ingest_job(keys, run) for run in runs] + [summary_job(keys, agent) for agent in self._agents]
+        jobs = await services.jobs.of(ingest_job(keys, ""), summary_job(keys, ""))
         await services.conversations.delete(keys)
         gone.jobs += await services.jobs.drop(*jobs)
         gone.dead_letters += await services.jobs.forget_runs(names, effects)

@@ -25,8 +25,7 @@ from agentrt.runtime.clock import wall_ms
 from agentrt.runtime.errands import user_job
 from agentrt.runtime.ingestion import TRIES_MAX, remembered
 from agentrt.runtime.ledger import Ledger, read_facts
-from agentrt.runtime.recollections import shares_of
-from agentrt.runtime.services import Services
+from agentrt.runtime.recollections import Kept, shares_of
 from agentrt.store.keys import SessionKeys, UserKeys, new_id
 from agentrt.store.users import Turn
 
@@ -56,7 +55,7 @@ class Said:
 class People:
     """Looking at and changing what is remembered of a user."""
 
-    def __init__(self, services: Services, agents: Mapping[str, Agent]) -> None:
+    def __init__(self, services: Kept, agents: Mapping[str, Agent]) -> None:
         self._services = services
         self._agents = agents
         self._ledger = Ledger(services.users)

@@ -11,7 +11,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -23,11 +23,13 @@ from agentrt.memory.index import Hit, Index, nothing
 from agentrt.memory.summary import Summary
 from agentrt.memory.window import newest
 from agentrt.records import Item, parse_item_id
+from agentrt.store.conversations import Conversations
+from agentrt.store.jobs import Jobs
 from agentrt.store.keys import SessionKeys, UserKeys
 from agentrt.store.ownership import Owned
 from agentrt.store.users import Greeting, Head, Users
 
-__all__ = ["Recollections", "numpy"]
+__all__ = ["Kept", "Recollections", "numpy"]
 
 log = logging.getLogger("agentrt.recollections")
 
@@ -48,6 +50,19 @@ def numpy() -> Any:
     except ImportError as error:
         raise DeclarationError("an agent has an embedder, which needs numpy: install agentrt[memory]") from error
     return library
+
+
+class Kept(Protocol):
+    """The parts that know what is kept of users: `Services`, or less."""
+
+    @property
+    def users(self) -> Users: ...
+    @property
+    def conversations(self) -> Conversations: ...
+    @property
+    def jobs(self) -> Jobs: ...
+    @property
+    def recollections(self) -> Recollections: ...
 
 
 class _Shelf:

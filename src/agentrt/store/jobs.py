@@ -137,6 +137,13 @@ class Jobs:
         waiting, buried, _ = await self._redis.execute(unit)
         return int(waiting) + int(buried)
 
+    async def of(self, *prefixes: str) -> list[str]:
+        """The names of all jobs and dead letters that begin with one of these."""
+        keys = self._names
+        unit = Unit(self._slot).command("ZRANGE", keys.jobs, 0, -1).command("HKEYS", keys.buried)
+        waiting, buried = await self._redis.execute(unit)
+        return [name for raw in (*waiting, *buried) if (name := raw.decode()).startswith(prefixes)]
+
     async def forget_leases(self, sessions: Collection[str]) -> None:
         """Remove the entries of erased sessions (`tenant/session`) from the timer and from the queue of runs."""
         keys, wanted = self._names, {name.encode() for name in sessions}
