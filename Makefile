@@ -3,6 +3,7 @@
 # make check  ruff, mypy, import-linter
 # make negative  the tests with one guard taken out at a time: each time some must fail
 # make kills-runs  10,000 background runs over three pods, one killed every 5 s
+# make memory-long  a conversation of 2,000 turns; and make memory-bench, what recall costs
 # make bench  the load test that docs/operations.md reads from
 # make bench-locks  what a named lock costs, next to redis-py's and pottery's
 # make setup  what all of them rest on: .venv, from requirements.lock
@@ -23,7 +24,7 @@ UPGRADE ?=
 BIN := .venv/bin
 UV := .venv/uv
 
-.PHONY: setup run test negative kills-runs check bench bench-locks lock clean
+.PHONY: setup run test negative kills-runs memory-long memory-bench check bench bench-locks lock clean
 
 setup: .venv/.stamp
 
@@ -57,6 +58,12 @@ check: setup
 
 kills-runs: setup
 	AGENTRT_KILLS_RUNS=10000 $(BIN)/python -m pytest -q tests/fault/test_overload.py -k exactly_once
+
+memory-long: setup
+	AGENTRT_MEMORY_TURNS=2000 $(BIN)/python -m pytest -q tests/memory/test_long.py
+
+memory-bench: setup
+	$(BIN)/python -m loadtest.recall
 
 bench: setup
 	$(BIN)/python -m loadtest.bench

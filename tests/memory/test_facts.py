@@ -194,6 +194,19 @@ def test_a_question_finds_its_turn_and_its_neighbour() -> None:
     assert [hit.memory.text for hit in index.search("the name of the dog", 2)] == ["What is your dog called?", "Rex."]
 
 
+def test_with_and_without_numpy_the_same_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    index, words = Index("g", 0), ["otter", "boat", "harbour", "storm", "captain", "lantern", "rope", "anchor"]
+    for number in range(1, 200):
+        text = " ".join(words[(number * step) % 8] for step in range(1, 1 + number % 5 + 1))
+        index.add(number, Memory.of(f"m{number}", f"s{number % 7}", "user", number, text, 0))
+    for question in ("the otter", "captain of the boat", "storm lantern rope", "nothing of that"):
+        fast = {hit.number: hit.score for hit in index.search(question, 300)}
+        with monkeypatch.context() as patch:
+            patch.setattr("agentrt.memory.index.library", None)
+            plain = {hit.number: hit.score for hit in index.search(question, 300)}
+        assert fast == pytest.approx(plain)
+
+
 def test_segments_fold_into_levels_and_are_made_again_when_an_item_goes() -> None:
     summary = Summary()
     for number in range(FOLD):

@@ -11,11 +11,12 @@ from __future__ import annotations
 import heapq
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentrt.memory.dates import day_of, named
+from agentrt.memory.arrays import Arrays, library
+from agentrt.memory.dates import Day, day_of, named
 from agentrt.memory.lexicon import terms
 from agentrt.memory.turns import Memory
 
@@ -29,6 +30,8 @@ _NEIGHBOUR = 0.3
 _SESSION = 0.15
 _DATE = 0.35
 _SPEAKER = 0.15
+_CANDIDATES = 64
+"""Beside four times of what is wanted: what speaker and caller may move."""
 
 
 def nothing(_turn: Memory) -> bool:
@@ -67,6 +70,8 @@ class Index:
     _last: dict[str, int] = field(default_factory=dict)
     _length: float = 0.0
     _speakers: dict[str, str] = field(default_factory=dict)
+    _sessions: dict[str, int] = field(default_factory=dict)
+    _arrays: Arrays = field(default_factory=Arrays)
     _matrix: Any = None
     _rows: list[int] = field(default_factory=list)
 
@@ -96,6 +101,7 @@ class Index:
         if before >= 0:
             self._docs[before].after = place
         self._last[memory.session] = place
+        self._sessions.setdefault(memory.session, len(self._sessions))
         self._length += length
         if memory.speaker:
             self._speakers[memory.speaker.casefold()] = memory.speaker
@@ -116,26 +122,43 @@ class Index:
         self, question: str, k: int, *, vector: Any = None, without: Callable[[Memory], bool] = nothing
     ) -> list[Hit]:
         """The `k` best turns, best first. `vector` is the question's embedding; `without` says which to leave out."""
-        scores = self._lexical(question)
-        if vector is not None and self._matrix is not None:
-            scores = _fused(scores, self._dense(vector))
-        self._boost(question, scores)
+        day = named(question)
+        # What a named day moves may be anywhere; else nobody climbs from far below.
+        most = len(self._docs) if day is not None else 4 * k + _CANDIDATES
+        scores = self._scores(question, vector, most)
+        self._boost(question, day, scores)
         docs = self._docs
         allowed = ((score, place) for place, score in scores.items() if score > 0 and not without(docs[place].memory))
         best = heapq.nlargest(k, allowed)
         return [Hit(docs[place].number, docs[place].memory, round(score, 4)) for score, place in best]
 
-    def _lexical(self, question: str) -> dict[int, float]:
+    def _scores(self, question: str, vector: Any, most: int) -> dict[int, float]:
+        """The best places with their scores, lexical or of both kinds."""
         if not self._docs:
             return {}
-        docs, count = self._docs, len(self._docs)
-        average = self._length / count or 1.0
+        asked = [(term, posting) for term in dict.fromkeys(terms(question)) if (posting := self._postings.get(term))]
+        average = self._length / len(self._docs) or 1.0
+        if library is None:
+            return dict(heapq.nlargest(most, self._lexical(asked, average).items(), key=lambda one: (one[1], one[0])))
+        arrays = self._arrays
+        if arrays.count != len(self._docs):
+            links = [(doc.before, doc.after, self._sessions[doc.memory.session]) for doc in self._docs]
+            arrays.update([doc.length for doc in self._docs], links)
+        weighted = [(self._weight(posting), arrays.posting(term, posting)) for term, posting in asked]
+        scores = arrays.shared(arrays.lexical(weighted, _K1, _B, average), _NEIGHBOUR, _SESSION)
+        if vector is not None and self._matrix is not None:
+            scores = arrays.fused(scores, self._rows, self._matrix @ vector)
+        return arrays.best(scores, most)
+
+    def _weight(self, posting: Mapping[int, float]) -> float:
+        count = len(self._docs)
+        return math.log(1 + (count - len(posting) + 0.5) / (len(posting) + 0.5)) * (_K1 + 1)
+
+    def _lexical(self, asked: Sequence[tuple[str, dict[int, float]]], average: float) -> dict[int, float]:
+        docs = self._docs
         scores: dict[int, float] = defaultdict(float)
-        for term in dict.fromkeys(terms(question)):
-            posting = self._postings.get(term)
-            if not posting:
-                continue
-            weight = math.log(1 + (count - len(posting) + 0.5) / (len(posting) + 0.5)) * (_K1 + 1)
+        for _, posting in asked:
+            weight = self._weight(posting)
             for place, frequency in posting.items():
                 norm = _K1 * (1 - _B + _B * docs[place].length / average)
                 scores[place] += weight * frequency / (frequency + norm)
@@ -155,14 +178,10 @@ class Index:
             found[place] = score + _NEIGHBOUR * near + _SESSION * best[doc.memory.session]
         return found
 
-    def _dense(self, vector: Any) -> dict[int, float]:
-        return dict(zip(self._rows, (self._matrix @ vector).tolist(), strict=True))
-
-    def _boost(self, question: str, scores: dict[int, float]) -> None:
+    def _boost(self, question: str, day: Day | None, scores: dict[int, float]) -> None:
         if not scores:
             return
         top = max(scores.values())
-        day = named(question)
         if day is not None:
             for place in scores:
                 if day.covers(day_of(self._docs[place].memory.at)):
@@ -173,16 +192,3 @@ class Index:
             for place in scores:
                 if self._docs[place].memory.speaker.casefold() == named_speakers[0]:
                     scores[place] += _SPEAKER * top
-
-
-def _scaled(scores: dict[int, float], low: float) -> dict[int, float]:
-    high = max(scores.values(), default=0.0)
-    span = (high - low) or 1.0
-    return {place: (score - low) / span for place, score in scores.items()}
-
-
-def _fused(lexical: dict[int, float], dense: dict[int, float]) -> dict[int, float]:
-    """Half of each, on one scale; a turn without a term of the question has the least lexical score there is: none."""
-    words = _scaled(lexical, 0.0)
-    near = _scaled(dense, min(dense.values(), default=0.0))
-    return {place: 0.5 * words.get(place, 0.0) + 0.5 * near.get(place, 0.0) for place in {*words, *near}}

@@ -18,6 +18,7 @@ import orjson
 from agentrt.agent import Agent, Embedder, Memory
 from agentrt.errors import DeclarationError, ModelError
 from agentrt.memory import block, turns
+from agentrt.memory.arrays import library
 from agentrt.memory.block import Block, Known, Shares
 from agentrt.memory.index import Hit, Index, nothing
 from agentrt.memory.summary import Summary
@@ -45,10 +46,8 @@ _VECTORS_S = 5.0
 
 def numpy() -> Any:
     """The library behind dense search. Raises `DeclarationError` where it is not installed."""
-    try:
-        import numpy as library
-    except ImportError as error:
-        raise DeclarationError("an agent has an embedder, which needs numpy: install agentrt[memory]") from error
+    if library is None:
+        raise DeclarationError("an agent has an embedder, which needs numpy: install agentrt[memory]")
     return library
 
 
@@ -207,11 +206,12 @@ class Recollections:
     # --- embeddings -----------------------------------------------------------------------------------------------
 
     async def _read_vectors(self, shelf: _Shelf, user: UserKeys) -> None:
+        if len(shelf.vectors) >= len(shelf.index):
+            return
         missing = [number for number in shelf.index.numbers if number not in shelf.vectors]
         if not missing or time.monotonic() - shelf.looked < _VECTORS_S:
             return
         shelf.looked = time.monotonic()
-        library = numpy()
         found = await self._users.vectors(user, missing)
         for number, raw in found.items():
             shelf.vectors[number] = library.frombuffer(raw, dtype=library.float16).astype(library.float32)
@@ -221,7 +221,6 @@ class Recollections:
             shelf.index.set_vectors(shelf.vectors, library.vstack)
 
     async def _question_vector(self, question: str, embedder: Embedder) -> Any:
-        library = numpy()
         try:
             async with asyncio.timeout(_EMBED_S):
                 (found,) = await embedder.embed([question])
