@@ -6,6 +6,7 @@
 # make kills-runs  10,000 background runs over three pods, one killed every 5 s
 # make clients  outside clients, each in an environment of its own, against two pods, one killed: docs/clients.md
 # make fuzz   12,000 requests with other tenants' ids over every route
+# make memory-long  a conversation of 2,000 turns; and make memory-bench, what recall costs
 # make bench  the load test that docs/operations.md reads from
 # make bench-locks  what a named lock costs, next to redis-py's and pottery's
 # make bench-providers  what a model provider's reply costs, next to the bare SDKs
@@ -29,7 +30,8 @@ CLIENTS ?=
 BIN := .venv/bin
 UV := .venv/uv
 
-.PHONY: setup run test negative kills kills-runs check clients fuzz bench bench-locks bench-providers k8s lock clean
+.PHONY: setup run test negative kills kills-runs memory-long memory-bench check clients fuzz bench bench-locks \
+  bench-providers k8s lock clean
 
 setup: .venv/.stamp
 
@@ -72,6 +74,12 @@ clients: setup
 
 fuzz: setup
 	AGENTRT_FUZZ=12000 $(BIN)/python -m pytest -q tests/http/test_foreign.py --timeout 1200
+
+memory-long: setup
+	AGENTRT_MEMORY_TURNS=2000 $(BIN)/python -m pytest -q tests/memory/test_long.py
+
+memory-bench: setup
+	$(BIN)/python -m loadtest.recall
 
 bench: setup
 	$(BIN)/python -m loadtest.bench

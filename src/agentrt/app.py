@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
@@ -21,18 +22,26 @@ from agentrt.http.auth import Keys, read_keys
 from agentrt.http.body import Bounds
 from agentrt.http.errors import ApiError, Problem, to_api_error
 from agentrt.http.surface import Surface
+from agentrt.http.users import USER_ROUTES
 from agentrt.models.base import Model
 from agentrt.models.prices import Prices
 from agentrt.models.registry import Credentials, Models
 from agentrt.runtime.admission import Admission
 from agentrt.runtime.allowance import Allowance
 from agentrt.runtime.claims import Claims
+from agentrt.runtime.compaction import Compaction, Retention
+from agentrt.runtime.erasure import Erasure
 from agentrt.runtime.heartbeat import Heartbeat
+from agentrt.runtime.ingestion import Ingestion, check_policy
+from agentrt.runtime.jobs import JobWorker
+from agentrt.runtime.people import People
 from agentrt.runtime.presence import Presence
 from agentrt.runtime.readiness import Readiness
+from agentrt.runtime.recollections import Recollections
 from agentrt.runtime.runs import Runs
 from agentrt.runtime.services import Services
 from agentrt.runtime.signals import Signals
+from agentrt.runtime.summaries import Summaries
 from agentrt.runtime.sweeper import Sweeper
 from agentrt.runtime.worker import Worker
 from agentrt.settings import Settings
@@ -43,6 +52,7 @@ from agentrt.store.doubts import Doubts
 from agentrt.store.durability import read_durability
 from agentrt.store.events import Events
 from agentrt.store.inspection import Inspection
+from agentrt.store.jobs import Jobs
 from agentrt.store.journal import Journal
 from agentrt.store.leases import Leases
 from agentrt.store.locks import LockConfig, open_locks
@@ -50,7 +60,9 @@ from agentrt.store.notices import Notices
 from agentrt.store.ownership import StoreConfig
 from agentrt.store.probe import Probe
 from agentrt.store.queue import Queue
+from agentrt.store.scan import Scan
 from agentrt.store.sessions import Sessions
+from agentrt.store.users import Users
 from agentrt.store.vitals import Vitals
 from agentrt.telemetry import Telemetry
 from agentrt.tracing import open_tracing
@@ -87,6 +99,7 @@ ROUTES = [
     Route("/operator/sessions/{tenant}/{conversation_id}", overview.session, methods=["GET"]),
     Route("/operator/sessions/{tenant}/{conversation_id}/runs", overview.runs, methods=["GET"]),
     Route("/operator/runs/{tenant}/{response_id}", overview.run, methods=["GET"]),
+    *USER_ROUTES,
     Route("/livez", health.livez, methods=["GET"]),
     Route("/readyz", health.readyz, methods=["GET"]),
     Route("/metrics", health.metrics, methods=["GET"]),
@@ -234,10 +247,14 @@ async def build(
         models=catalog,
         telemetry=telemetry,
         allowance=allowance,
+        users=(users := Users(redis, config, settings.memory_ttl_s)),
+        jobs=Jobs(redis),
+        recollections=Recollections(users),
         deps=made,
         prices=Prices.read(settings.prices_file),
         tracing=tracing,
     )
+    notices.on_erased = services.recollections.drop
     heartbeat = Heartbeat(services.leases, settings.lease_ms)
     stack.push_async_callback(heartbeat.aclose)
     heartbeat.start()
@@ -251,6 +268,10 @@ async def build(
     sweeper = Sweeper(services.queue, worker.wake)
     stack.push_async_callback(sweeper.aclose)
     sweeper.start()
+    memory = MemoryParts.of(services, agents, settings, Scan(redis))
+    stack.push_async_callback(memory.worker.aclose)
+    memory.worker.start()
+    runs.on_jobs = memory.worker.wake
     admission = Admission(services, runs, claims, settings.queue_limit)
     readiness = Readiness(
         Probe(options, settings.pod), telemetry, lambda: read_durability(redis, settings.wait_replicas)
@@ -272,10 +293,42 @@ async def build(
         services=services,
         inspection=inspection,
         readiness=readiness,
-        signals=Signals(services.queue, services.doubts, Vitals(redis), telemetry),
+        signals=Signals(services.queue, services.jobs, services.doubts, Vitals(redis), telemetry),
         telemetry=telemetry,
         pod=settings.pod,
+        people=memory.people,
+        compaction=memory.compaction,
+        erasure=memory.erasure,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryParts:
+    """What works behind the turns on what is remembered."""
+
+    people: People
+    compaction: Compaction
+    erasure: Erasure
+    worker: JobWorker
+
+    @classmethod
+    def of(cls, services: Services, agents: Mapping[str, Agent], settings: Settings, scan: Scan) -> MemoryParts:
+        """Build them. Raises `DeclarationError` where an agent's policy cannot be had."""
+        for agent in agents.values():
+            check_policy(services, agent)
+        ingestion = Ingestion(services, agents)
+        retention = Retention(turns_s=settings.memory_turns_ttl_s, turns_max=settings.memory_turns_max)
+        compaction = Compaction(services, ingestion, retention)
+        erasure = Erasure(services, scan, settings.receipt_secret or settings.api_keys_secret)
+        handlers = {
+            "ingest": ingestion.ingest,
+            "user": ingestion.user,
+            "summary": Summaries(services, ingestion).summarize,
+            "compact": compaction.compact,
+            "erase": erasure.go_on,
+        }
+        worker = JobWorker(services.jobs, handlers, services.telemetry, settings.memory_jobs)
+        return cls(People(services, agents), compaction, erasure, worker)
 
 
 async def _error_response(request: Request, error: Exception) -> Response:

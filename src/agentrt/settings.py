@@ -63,6 +63,11 @@ class Settings:
     body_bytes_max: int = _setting(4 * 1024 * 1024, "longest request body", 1024)
     item_bytes_max: int = _setting(256 * 1024, "longest single item", 1024)
     items_max: int = _setting(512, "items in one request", 1)
+    memory_jobs: int = _setting(4, "jobs of the memory that this pod does at once; 0: none, other pods do them", 0)
+    memory_ttl_s: int = _setting(400 * 86_400, "what is remembered of a user is kept this long after the last turn", 60)
+    memory_turns_ttl_s: int = _setting(0, "raw turns are forgotten after this long, facts stay; 0: as the rest", 0)
+    memory_turns_max: int = _setting(50_000, "raw turns kept of one user, the newest; 0: any number", 0)
+    receipt_secret: str = _setting("", "secret that signs the receipts of erasures; default: that of the API keys")
     redis_timeout_ms: int = _setting(1_000, "longest wait for a reply of Redis", 10)
     wait_replicas: int = _setting(
         0, "replicas that must acknowledge the intent of an at_most_once effect, and a background run; 0: none", 0

@@ -245,6 +245,48 @@ class Telemetry:
                 registry=registry,
             )
         )
+        self.memory_jobs = _Labelled(
+            Counter(
+                "agentrt_memory_jobs",
+                "Jobs of the memory, by kind (ingest, user, summary, compact, erase) and outcome: done, again, "
+                "retried, buried, handed_over, put_back, lost.",
+                ["kind", "outcome"],
+                registry=registry,
+            )
+        )
+        self.memory_job_seconds = _Labelled(
+            Histogram(
+                "agentrt_memory_job_seconds",
+                "Time that a job of the memory took, by kind.",
+                ["kind"],
+                buckets=_SECONDS,
+                registry=registry,
+            )
+        )
+        self.memory_lag_seconds = _Labelled(
+            Histogram(
+                "agentrt_memory_lag_seconds",
+                "Time from a run until its turns are remembered (`turns`), from then until its facts are in (`facts`).",
+                ["what"],
+                buckets=_SECONDS,
+                registry=registry,
+            )
+        )
+        self.memory_facts = _Labelled(
+            Counter(
+                "agentrt_memory_facts",
+                "What was drawn from messages, by what became of it: written, merged, or why it was refused (empty, "
+                "too_long, secret, supposed, not_said), or failed.",
+                ["outcome"],
+                registry=registry,
+            )
+        )
+        self.memory_jobs_late = Gauge(
+            "agentrt_memory_jobs_late", "Jobs of the memory that are due, in the whole deployment.", registry=registry
+        )
+        self.memory_jobs_buried = Gauge(
+            "agentrt_memory_jobs_buried", "Jobs of the memory that were given up.", registry=registry
+        )
         self.runs_in_flight = Gauge(
             "agentrt_runs_in_flight", "Runs that this pod is working on now.", registry=registry
         )

@@ -142,7 +142,9 @@ class Admission:
     async def _begin(self, want: Begin, ticket: Ticket | None, room: bool) -> Place:
         services, runs = self._services, self._runs
         member = lease_member(want.session, want.run, want.token)
-        entered = services.leases.entering(member)  # the lease first, the session second, both in one write
+        # The user's index of sessions first, the lease second, the session third, all in one write.
+        greeting = services.recollections.greet(want.session, want.user) if want.user and not want.alone else None
+        entered = services.leases.entering(member)
         try:
             if want.background and services.config.acknowledge:  # begin leaves on a connection of its own
                 await entered
@@ -151,6 +153,8 @@ class Admission:
             await services.queue.enqueue(member, Urgency.BACKGROUND)  # its client is refused, but it may have come far
             raise
         except BaseException as error:
+            if greeting is not None:
+                greeting.abandon()
             entered.abandon()
             if not isinstance(error, StoreUnavailable | asyncio.CancelledError):
                 services.leases.end(member)  # refused for good: nothing was begun that the lease could stand for
@@ -162,15 +166,15 @@ class Admission:
         except StoreUnavailable:
             if isinstance(outcome, Owned) and outcome.record is None:
                 await self._unbegin(want, outcome)
-                if ticket is not None:
-                    ticket.drop()
             raise
         refusal = await ticket.refusal() if ticket is not None else None
         if refusal is not None and isinstance(outcome, Owned | Waiting) and _run_of(outcome) == want.run:
             await self._send_away(want, outcome, refusal)
             services.leases.end(member)
             raise refusal
+        head = await greeting.head() if greeting is not None else None
         if isinstance(outcome, Owned):
+            outcome.head = head
             self._count("owned" if room else "queued")
             return await self._seated(want, outcome, room)
         return await self._follow_outcome(want, member, outcome)

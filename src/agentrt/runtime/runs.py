@@ -81,6 +81,8 @@ class Runs:
         """Slots that are promised to runs on their way here."""
         self.on_free: Callable[[], None] = lambda: None
         """Called when a slot becomes free."""
+        self.on_jobs: Callable[[], None] = lambda: None
+        """Called when a run left something to do in the background."""
         self._at_work: dict[asyncio.Task[Any], Owned] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
@@ -135,7 +137,11 @@ class Runs:
             status, tokens = ended.status, ended.tokens
             if turn.first_token_at is not None:
                 services.telemetry.first_token_seconds.labels(agent_name).observe(turn.first_token_at - started)
-            services.leases.end(member)
+            if turn.jobs:
+                services.jobs.finish(owned.session.tenant, turn.jobs, member)
+                self.on_jobs()
+            else:
+                services.leases.end(member)
             return ended
         except OwnershipLost as error:
             log.info("stopped: %s", error)

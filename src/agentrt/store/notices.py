@@ -15,7 +15,7 @@ from agentrt.errors import StoreUnavailable
 from agentrt.store.connection import Redis, RedisOptions, Unit
 from agentrt.store.discovery import find
 from agentrt.store.handover import take_over
-from agentrt.store.keys import QueueKeys, pod_channel
+from agentrt.store.keys import QueueKeys, pod_channel, users_channel
 from agentrt.store.scripts import pack
 from agentrt.tasks import end
 
@@ -44,6 +44,8 @@ class Notices:
         self._queue = QueueKeys().channel
         self.on_queued: Callable[[], None] = lambda: None
         """Called when something begins to wait in the queue."""
+        self.on_erased: Callable[[str], None] = lambda _: None
+        """Called with `tenant/user` when a user is erased."""
         self.cancelled: dict[str, str] = {}
         """Runs of this pod that somebody asked to cancel, and how; the turn takes its own out."""
         self.steered: set[str] = set()
@@ -107,6 +109,9 @@ class Notices:
         if channel == self._queue.encode():
             self.on_queued()
             return
+        if channel == users_channel().encode():
+            self.on_erased(data.decode())
+            return
         kind, _where, subject, *how = orjson.loads(data)
         if kind == "cancel":
             self.cancelled[subject] = how[0] if how else "1"
@@ -137,7 +142,7 @@ class Notices:
         """One connection, until it breaks or falls silent."""
         link = await take_over(await find(self._options, self._channel.encode()), ear)
         try:
-            link.transport.write(pack("SUBSCRIBE", self._channel, self._queue))
+            link.transport.write(pack("SUBSCRIBE", self._channel, self._queue, users_channel()))
             while True:
                 ear.heard = False
                 try:
