@@ -4,6 +4,9 @@
 # make negative  the tests with one guard taken out at a time: each time some must fail
 # make kills  a thousand runs whose pods are killed under them; the count of what happened goes to loadtest/kills.json
 # make kills-runs  10,000 background runs over three pods, one killed every 5 s
+# make clients  outside clients, each in an environment of its own, against two pods, one killed: docs/clients.md
+# make fuzz   12,000 requests with other tenants' ids over every route
+# make memory-long  a conversation of 2,000 turns; and make memory-bench, what recall costs
 # make bench  the load test that docs/operations.md reads from
 # make bench-locks  what a named lock costs, next to redis-py's and pottery's
 # make bench-providers  what a model provider's reply costs, next to the bare SDKs
@@ -22,11 +25,13 @@ AGENT ?= agentrt.demo:agents
 COVERAGE_MIN ?= 80
 PYTEST_ARGS ?=
 UPGRADE ?=
+CLIENTS ?=
 
 BIN := .venv/bin
 UV := .venv/uv
 
-.PHONY: setup run test negative kills kills-runs check fuzz bench bench-locks bench-providers k8s lock clean
+.PHONY: setup run test negative kills kills-runs memory-long memory-bench check clients fuzz bench bench-locks \
+  bench-providers k8s lock clean
 
 setup: .venv/.stamp
 
@@ -64,8 +69,17 @@ kills: setup
 kills-runs: setup
 	AGENTRT_KILLS_RUNS=10000 $(BIN)/python -m pytest -q tests/fault/test_overload.py -k exactly_once
 
+clients: setup
+	$(BIN)/python -m tests.clients $(CLIENTS)
+
 fuzz: setup
 	AGENTRT_FUZZ=12000 $(BIN)/python -m pytest -q tests/http/test_foreign.py --timeout 1200
+
+memory-long: setup
+	AGENTRT_MEMORY_TURNS=2000 $(BIN)/python -m pytest -q tests/memory/test_long.py
+
+memory-bench: setup
+	$(BIN)/python -m loadtest.recall
 
 bench: setup
 	$(BIN)/python -m loadtest.bench

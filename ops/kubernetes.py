@@ -26,8 +26,7 @@ def files() -> dict[str, str]:
     written = {f"base/{name}": text for name, text in base.items()}
     written |= {f"monitoring/{name}": text for name, text in monitoring.items()}
     written["base/kustomization.yaml"] = _kustomization(sorted(base))
-    if monitoring:
-        written["monitoring/kustomization.yaml"] = _kustomization(sorted(monitoring))
+    written["monitoring/kustomization.yaml"] = _kustomization(sorted(monitoring))
     return written
 
 

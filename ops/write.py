@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from ops import chart, kubernetes
+from ops import chart, dashboards, kubernetes
 
 __all__ = ["outdated", "written"]
 
 ROOT = Path(__file__).parents[1]
+DASHBOARDS = chart.CHART / "files" / "dashboards"
 TABLE = "<!-- values: written by `make k8s` from values.yaml -->\n"
 
 
@@ -21,12 +22,13 @@ def written() -> Iterator[dict[Path, str]]:
     yield {
         readme: head + mark + "\n" + chart.table(),
         chart.CHART / "values.schema.json": json.dumps(chart.schema(), indent=2) + "\n",
+        **{DASHBOARDS / name: text for name, text in dashboards.files().items()},
     }
     yield {ROOT / "k8s" / path: text for path, text in kubernetes.files().items()}
 
 
 def outdated() -> list[str]:
-    """The files that are not as they would be written, and those below k8s/ that nobody writes any more."""
+    """The files that are not as they would be written, and those beside them that nobody writes any more."""
     wrong = []
     expected: set[Path] = set()
     for part in written():
@@ -38,7 +40,8 @@ def outdated() -> list[str]:
 
 
 def _folders() -> set[Path]:
-    return {path for folder in ("base", "monitoring") for path in (ROOT / "k8s" / folder).glob("*.yaml")}
+    rendered = {path for folder in ("base", "monitoring") for path in (ROOT / "k8s" / folder).glob("*.yaml")}
+    return rendered | set(DASHBOARDS.glob("*.json"))
 
 
 def main() -> None:

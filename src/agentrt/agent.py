@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from agentrt.errors import DeclarationError
 
-__all__ = ["Agent", "Effect", "Limits", "Tool", "ToolContext", "ToolServer"]
+__all__ = ["Agent", "Effect", "Embedder", "Limits", "Memory", "Tool", "ToolContext", "ToolServer"]
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -133,6 +133,48 @@ class Limits:
     """Pauses between the tries of one step, together; a provider that asks for more is answered to the client."""
 
 
+class Embedder(Protocol):
+    """Turns texts into vectors; `agentrt.models.embeddings` has one for every OpenAI-compatible server."""
+
+    @property
+    def name(self) -> str:
+        """Model and version: vectors of different names are not compared."""
+        ...
+
+    async def embed(self, texts: Sequence[str]) -> Sequence[Sequence[float]]:
+        """One vector a text, all of one length. Raises `ModelError`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What an agent keeps of its users, and how much of it a turn is given. The window is always there.
+
+    Facts and recall need to know the user (`user` or `safety_identifier` of the request). Budgets are tokens; together
+    they are taken from `Limits.context_tokens`, half of it at most. Model names are those of `Agent.model`.
+    """
+
+    summary: bool = True
+    facts: bool = True
+    recall: bool = True
+    extractor: str = ""
+    """Model that draws facts from what users say; empty: the agent's own (rules, for a scripted one)."""
+    summarizer: str = ""
+    """Model that summarises; empty: as for `extractor`."""
+    summary_prompt: str = ""
+    """Replaces the instructions of the summariser."""
+    profile_tokens: int = 1_200
+    summary_tokens: int = 1_500
+    recall_tokens: int = 1_500
+    recall_hits: int = 12
+    pinned: frozenset[str] = frozenset()
+    """Attributes that are always in the context, beside those that concern safety."""
+    embedder: Embedder | None = None
+    """Without one, recall is lexical."""
+    redact: Callable[[str], str] | None = None
+    """Takes out of a text what must not be remembered; extractor, embedder and store see only what it returns."""
+
+
 @dataclass(frozen=True)
 class Agent:
     """An agent: a model, instructions, tools.
@@ -154,6 +196,8 @@ class Agent:
     temperature: float | None = None
     max_output_tokens: int | None = None
     servers: Sequence[ToolServer] = ()
+    memory: Memory | None = field(default_factory=Memory)
+    """None: nothing but the window."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
@@ -15,24 +16,32 @@ from starlette.routing import Match, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from agentrt.agent import Agent
-from agentrt.errors import AgentrtError, DeclarationError
+from agentrt.errors import AgentrtError, DeclarationError, ForeignState
 from agentrt.http import chat, conversations, health, openapi, operator, overview, responses
 from agentrt.http.auth import Keys, read_keys
 from agentrt.http.body import Bounds
 from agentrt.http.errors import ApiError, Problem, to_api_error
 from agentrt.http.surface import Surface
+from agentrt.http.users import USER_ROUTES
 from agentrt.models.base import Model
 from agentrt.models.prices import Prices
 from agentrt.models.registry import Credentials, Models
 from agentrt.runtime.admission import Admission
 from agentrt.runtime.allowance import Allowance
 from agentrt.runtime.claims import Claims
+from agentrt.runtime.compaction import Compaction, Retention
+from agentrt.runtime.erasure import Erasure
 from agentrt.runtime.heartbeat import Heartbeat
+from agentrt.runtime.ingestion import Ingestion, check_policy
+from agentrt.runtime.jobs import JobWorker
+from agentrt.runtime.people import People
 from agentrt.runtime.presence import Presence
 from agentrt.runtime.readiness import Readiness
+from agentrt.runtime.recollections import Recollections
 from agentrt.runtime.runs import Runs
 from agentrt.runtime.services import Services
 from agentrt.runtime.signals import Signals
+from agentrt.runtime.summaries import Summaries
 from agentrt.runtime.sweeper import Sweeper
 from agentrt.runtime.worker import Worker
 from agentrt.settings import Settings
@@ -40,8 +49,10 @@ from agentrt.store.access import Access, Quota, Quotas
 from agentrt.store.connection import Redis, RedisOptions, check_url
 from agentrt.store.conversations import Conversations
 from agentrt.store.doubts import Doubts
+from agentrt.store.durability import read_durability
 from agentrt.store.events import Events
 from agentrt.store.inspection import Inspection
+from agentrt.store.jobs import Jobs
 from agentrt.store.journal import Journal
 from agentrt.store.leases import Leases
 from agentrt.store.locks import LockConfig, open_locks
@@ -49,8 +60,12 @@ from agentrt.store.notices import Notices
 from agentrt.store.ownership import StoreConfig
 from agentrt.store.probe import Probe
 from agentrt.store.queue import Queue
+from agentrt.store.scan import Scan
 from agentrt.store.sessions import Sessions
+from agentrt.store.users import Users
+from agentrt.store.vitals import Vitals
 from agentrt.telemetry import Telemetry
+from agentrt.tracing import open_tracing
 
 __all__ = ["Deps", "PodApp", "build", "create_app", "store_config"]
 
@@ -84,6 +99,7 @@ ROUTES = [
     Route("/operator/sessions/{tenant}/{conversation_id}", overview.session, methods=["GET"]),
     Route("/operator/sessions/{tenant}/{conversation_id}/runs", overview.runs, methods=["GET"]),
     Route("/operator/runs/{tenant}/{response_id}", overview.run, methods=["GET"]),
+    *USER_ROUTES,
     Route("/livez", health.livez, methods=["GET"]),
     Route("/readyz", health.readyz, methods=["GET"]),
     Route("/metrics", health.metrics, methods=["GET"]),
@@ -172,10 +188,13 @@ async def build(
     )
     check_url(settings.redis_url, "AGENTRT_REDIS_URL")
     config = store_config(settings)
+    tracing = open_tracing(settings.pod)
+    stack.push_async_callback(tracing.aclose)
     redis = Redis(options)
     stack.push_async_callback(redis.aclose)
     await redis.start()
     telemetry.redis_waiting.set_function(lambda: redis.waiting)
+    telemetry.redis_waiting_max.set(redis.waiting_max)
     telemetry.redis_breaks.read = lambda: redis.stats.breaks
     telemetry.redis_units.read = lambda: redis.stats.units
     telemetry.redis_writes.read = lambda: redis.stats.writes
@@ -205,6 +224,7 @@ async def build(
     notices = Notices(redis, options, settings.pod)
     stack.push_async_callback(notices.aclose)
     notices.start()
+    telemetry.notices_age_seconds.set_function(lambda: notices.age_s)
     lock_config = LockConfig(settings.pod, settings.lock_ttl_ms)
     locks = await open_locks(settings.lock_urls, redis, notices, lock_config, telemetry)
     stack.push_async_callback(locks.aclose)
@@ -227,9 +247,14 @@ async def build(
         models=catalog,
         telemetry=telemetry,
         allowance=allowance,
+        users=(users := Users(redis, config, settings.memory_ttl_s)),
+        jobs=Jobs(redis),
+        recollections=Recollections(users),
         deps=made,
         prices=Prices.read(settings.prices_file),
+        tracing=tracing,
     )
+    notices.on_erased = services.recollections.drop
     heartbeat = Heartbeat(services.leases, settings.lease_ms)
     stack.push_async_callback(heartbeat.aclose)
     heartbeat.start()
@@ -243,8 +268,14 @@ async def build(
     sweeper = Sweeper(services.queue, worker.wake)
     stack.push_async_callback(sweeper.aclose)
     sweeper.start()
+    memory = MemoryParts.of(services, agents, settings, Scan(redis))
+    stack.push_async_callback(memory.worker.aclose)
+    memory.worker.start()
+    runs.on_jobs = memory.worker.wake
     admission = Admission(services, runs, claims, settings.queue_limit)
-    readiness = Readiness(Probe(options, settings.pod), telemetry)
+    readiness = Readiness(
+        Probe(options, settings.pod), telemetry, lambda: read_durability(redis, settings.wait_replicas)
+    )
     stack.push_async_callback(readiness.aclose)
     readiness.start()
     inspection = Inspection(redis)
@@ -262,16 +293,50 @@ async def build(
         services=services,
         inspection=inspection,
         readiness=readiness,
-        signals=Signals(services.queue, telemetry),
+        signals=Signals(services.queue, services.jobs, services.doubts, Vitals(redis), telemetry),
         telemetry=telemetry,
         pod=settings.pod,
+        people=memory.people,
+        compaction=memory.compaction,
+        erasure=memory.erasure,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryParts:
+    """What works behind the turns on what is remembered."""
+
+    people: People
+    compaction: Compaction
+    erasure: Erasure
+    worker: JobWorker
+
+    @classmethod
+    def of(cls, services: Services, agents: Mapping[str, Agent], settings: Settings, scan: Scan) -> MemoryParts:
+        """Build them. Raises `DeclarationError` where an agent's policy cannot be had."""
+        for agent in agents.values():
+            check_policy(services, agent)
+        ingestion = Ingestion(services, agents)
+        retention = Retention(turns_s=settings.memory_turns_ttl_s, turns_max=settings.memory_turns_max)
+        compaction = Compaction(services, ingestion, retention)
+        erasure = Erasure(services, scan, settings.receipt_secret or settings.api_keys_secret)
+        handlers = {
+            "ingest": ingestion.ingest,
+            "user": ingestion.user,
+            "summary": Summaries(services, ingestion).summarize,
+            "compact": compaction.compact,
+            "erase": erasure.go_on,
+        }
+        worker = JobWorker(services.jobs, handlers, services.telemetry, settings.memory_jobs)
+        return cls(People(services, agents), compaction, erasure, worker)
 
 
 async def _error_response(request: Request, error: Exception) -> Response:
     """Every error in the shape of its part of the surface."""
     if isinstance(error, Problem):
         return error.response()
+    if isinstance(error, ForeignState):
+        request.app.state.surface.telemetry.identity_mismatches.inc()
     answer = to_api_error(error)
     if answer.status >= 500:
         log.error("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import importlib
 import ipaddress
-import logging
 import os
 import signal
 import socket
@@ -22,13 +21,18 @@ import uvicorn
 
 from agentrt.agent import Agent
 from agentrt.app import Deps, PodApp, create_app
+from agentrt.commands.doctor import doctor
 from agentrt.commands.effects import effects
 from agentrt.commands.keys import keys
 from agentrt.commands.queue import queue
+from agentrt.commands.users import users
 from agentrt.embedded import run_dev
 from agentrt.errors import AgentrtError, SettingsError
 from agentrt.http.protocol import BoundedProtocol
+from agentrt.logs import configure
+from agentrt.runtime.doctor import preflight
 from agentrt.settings import Settings, describe
+from agentrt.store.connection import RedisOptions, check_url
 
 __all__ = ["main"]
 
@@ -150,9 +154,9 @@ def serve(target: str, host: str, port: int, reuse_port: bool, deps: str | None)
                 f"no API keys, and {host} is not loopback: set AGENTRT_API_KEYS_SECRET for keys in Redis (and "
                 "AGENTRT_API_KEYS_FILE for those of a file), or AGENTRT_AUTH=off"
             )
-        # The level is for what this project says: others' debug logs have prompts and keys in them.
-        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-        logging.getLogger("agentrt").setLevel(settings.log_level.upper())
+        configure(settings.log_level, settings.log_format, settings.pod)
+        check_url(settings.redis_url, "AGENTRT_REDIS_URL")
+        asyncio.run(preflight(RedisOptions(settings.redis_url, "agentrt-preflight"), settings.preflight))
         app = create_app(load_agents(target), settings=settings, deps=_load_deps(deps) if deps else None)
     except AgentrtError as error:
         raise click.ClickException(str(error)) from error
@@ -193,9 +197,11 @@ def dev(target: str, host: str, port: int, pods: int) -> None:
     raise click.exceptions.Exit(status)
 
 
+main.add_command(doctor)
 main.add_command(effects)
 main.add_command(keys)
 main.add_command(queue)
+main.add_command(users)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ AgentrtError
 ├── OwnershipLost            the session's fence moved on: this pod must stop working on the run
 ├── LockTimeout              a named lock was not to be had within the wait, or its line is full
 ├── LockLost                 a named lock ran out or is somebody else's: stop what it was needed for
+├── UserGone                 the user was erased while this was worked on: nothing of it may be written
 ├── SchemaNewer              the record was written by a newer agentrt: 503 + Retry-After, never misread
 ├── ModelError               the provider failed; says whether a retry may help
 │   └── Unsupported          the provider was not even asked: it has no place for this input
@@ -39,6 +40,7 @@ __all__ = [
     "StoreUnavailable",
     "ToolError",
     "Unsupported",
+    "UserGone",
 ]
 
 
@@ -102,6 +104,10 @@ class LockLost(AgentrtError):
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class UserGone(AgentrtError):
+    """The user was erased while something was being worked out about them; it is refused and dropped."""
 
 
 class SchemaNewer(AgentrtError):

@@ -169,6 +169,8 @@ class Request:
     previous: str = ""
     user: str = ""
     chat: bool = False
+    trace: str = ""
+    """The trace that the run belongs to, as a W3C `traceparent`; empty where nobody traces."""
 
     @property
     def alone(self) -> bool:
@@ -178,17 +180,19 @@ class Request:
 
     def encode(self) -> bytes:
         """The stored form."""
-        return orjson.dumps(
-            {
-                "agent": self.agent,
-                "created": self.created_s,
-                "options": self.options,
-                "conversation": self.conversation,
-                "previous": self.previous,
-                "user": self.user,
-                **({"chat": True} if self.chat else {}),
-            }
-        )
+        stored = {
+            "agent": self.agent,
+            "created": self.created_s,
+            "options": self.options,
+            "conversation": self.conversation,
+            "previous": self.previous,
+            "user": self.user,
+        }
+        if self.chat:
+            stored["chat"] = True
+        if self.trace:
+            stored["trace"] = self.trace
+        return orjson.dumps(stored)
 
     @classmethod
     def decode(cls, stored: bytes) -> Request:
@@ -202,6 +206,7 @@ class Request:
             value.get("previous", ""),
             value.get("user", ""),
             value.get("chat", False),
+            value.get("trace", ""),
         )
 
 

@@ -18,6 +18,7 @@ __all__ = ["Settings", "describe"]
 
 _PREFIX = "AGENTRT_"
 _LOG_LEVELS = ("debug", "info", "warning", "error")
+_PREFLIGHT = ("off", "warn", "fail")
 
 
 def _setting(default: Any, text: str, low: int | None = None) -> Any:
@@ -62,6 +63,11 @@ class Settings:
     body_bytes_max: int = _setting(4 * 1024 * 1024, "longest request body", 1024)
     item_bytes_max: int = _setting(256 * 1024, "longest single item", 1024)
     items_max: int = _setting(512, "items in one request", 1)
+    memory_jobs: int = _setting(4, "jobs of the memory that this pod does at once; 0: none, other pods do them", 0)
+    memory_ttl_s: int = _setting(400 * 86_400, "what is remembered of a user is kept this long after the last turn", 60)
+    memory_turns_ttl_s: int = _setting(0, "raw turns are forgotten after this long, facts stay; 0: as the rest", 0)
+    memory_turns_max: int = _setting(50_000, "raw turns kept of one user, the newest; 0: any number", 0)
+    receipt_secret: str = _setting("", "secret that signs the receipts of erasures; default: that of the API keys")
     redis_timeout_ms: int = _setting(1_000, "longest wait for a reply of Redis", 10)
     wait_replicas: int = _setting(
         0, "replicas that must acknowledge the intent of an at_most_once effect, and a background run; 0: none", 0
@@ -77,6 +83,10 @@ class Settings:
     anthropic_api_key: str = _setting("", "key of Anthropic; ANTHROPIC_API_KEY works too")
     anthropic_base_url: str = _setting("", "base URL of it; ANTHROPIC_BASE_URL works too")
     log_level: str = _setting("info", "debug, info, warning or error")
+    log_format: str = _setting("text", "`json`: one object a line, with pod, run and trace")
+    preflight: str = _setting(
+        "warn", "at the start, look whether Redis is fit, as `agentrt doctor` does: off, warn, fail"
+    )
 
     @property
     def lock_urls(self) -> tuple[str, ...]:
@@ -109,6 +119,10 @@ class Settings:
             raise SettingsError(f"AGENTRT_LOCK_REDIS_URLS: a majority wants an odd number of Redis, not {len(urls)}")
         if len(set(urls)) < len(urls):
             raise SettingsError("AGENTRT_LOCK_REDIS_URLS: a Redis is named twice, and would have two votes")
+        if settings.preflight not in _PREFLIGHT:
+            raise SettingsError(f"AGENTRT_PREFLIGHT must be one of {', '.join(_PREFLIGHT)}")
+        if settings.log_format not in {"text", "json"}:
+            raise SettingsError("AGENTRT_LOG_FORMAT must be `text` or `json`")
         if settings.log_level not in _LOG_LEVELS:
             raise SettingsError(f"AGENTRT_LOG_LEVEL must be one of {', '.join(_LOG_LEVELS)}")
         return settings

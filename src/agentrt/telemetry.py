@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-__all__ = ["Telemetry"]
+__all__ = ["RedisVitals", "Telemetry"]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
@@ -28,6 +28,55 @@ class _Read(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return [CounterMetricFamily(self._name, self._description, self.read())]
+
+
+class RedisVitals(Collector):
+    """The vital signs of Redis, as `store.vitals` read them last; what was not read is not exported."""
+
+    GAUGES: Mapping[str, str] = {
+        "up": "1 when Redis answered for this scrape, else 0.",
+        "master": "1 when the Redis that this pod speaks to is a master.",
+        "run_number": "A number that names the process of Redis: two of them at once are two masters.",
+        "memory_used_bytes": "Memory that Redis uses.",
+        "memory_max_bytes": "Redis' maxmemory; 0 for none.",
+        "noeviction": "1 when its maxmemory-policy is noeviction.",
+        "clients": "Connections to Redis.",
+        "clients_max": "Connections that it takes at most.",
+        "blocked_clients": "Connections that wait in a blocking command; agentrt has none.",
+        "replicas": "Replicas that are connected.",
+        "replica_lag_seconds": "Since the replica that is furthest behind was last heard of.",
+        "aof_enabled": "1 when the append-only file is on.",
+        "aof_write_ok": "1 when the last write of the append-only file went well.",
+        "aof_rewrite_ok": "1 when its last rewrite went well.",
+        "rdb_save_ok": "1 when the last snapshot went well.",
+        "rdb_age_seconds": "Age of the last snapshot.",
+        "cluster_ok": "1 when the Cluster's state is ok.",
+        "cluster_slots_bad": "Slots of the Cluster that fail, or may.",
+    }
+    COUNTERS: Mapping[str, str] = {
+        "evicted_keys": "Keys that Redis threw away for lack of memory: state that is lost.",
+        "rejected_connections": "Connections that Redis refused, since it had too many.",
+        "aof_delayed_fsync": "Times that an fsync was late.",
+        "cpu_seconds": "CPU time of Redis' main thread.",
+        "acl_denied": "Commands, keys and logins that the ACL refused (Redis 7.2 and newer).",
+    }
+
+    def __init__(self) -> None:
+        self.values: Mapping[str, float] = {"up": 0.0}
+
+    def describe(self) -> Iterable[Metric]:
+        return [self._family(name) for name in (*self.GAUGES, *self.COUNTERS)]
+
+    def collect(self) -> Iterable[Metric]:
+        for name, value in self.values.items():
+            family = self._family(name)
+            family.add_metric([], value)
+            yield family
+
+    def _family(self, name: str) -> GaugeMetricFamily | CounterMetricFamily:
+        if name in self.COUNTERS:
+            return CounterMetricFamily(f"agentrt_redis_{name}", self.COUNTERS[name], labels=[])
+        return GaugeMetricFamily(f"agentrt_redis_{name}", self.GAUGES[name], labels=[])
 
 
 _M = TypeVar("_M", Counter, Histogram)
@@ -56,7 +105,7 @@ class Telemetry:
         self.turns = _Labelled(
             Counter(
                 "agentrt_turns",
-                "Runs that ended on this pod, by agent and status; `lost` and `handed_over` go on elsewhere.",
+                "Runs that ended on this pod, by agent and status; `lost`, `handed_over`, `postponed` go on elsewhere.",
                 ["agent", "status"],
                 registry=registry,
             )
@@ -196,6 +245,48 @@ class Telemetry:
                 registry=registry,
             )
         )
+        self.memory_jobs = _Labelled(
+            Counter(
+                "agentrt_memory_jobs",
+                "Jobs of the memory, by kind (ingest, user, summary, compact, erase) and outcome: done, again, "
+                "retried, buried, handed_over, put_back, lost.",
+                ["kind", "outcome"],
+                registry=registry,
+            )
+        )
+        self.memory_job_seconds = _Labelled(
+            Histogram(
+                "agentrt_memory_job_seconds",
+                "Time that a job of the memory took, by kind.",
+                ["kind"],
+                buckets=_SECONDS,
+                registry=registry,
+            )
+        )
+        self.memory_lag_seconds = _Labelled(
+            Histogram(
+                "agentrt_memory_lag_seconds",
+                "Time from a run until its turns are remembered (`turns`), from then until its facts are in (`facts`).",
+                ["what"],
+                buckets=_SECONDS,
+                registry=registry,
+            )
+        )
+        self.memory_facts = _Labelled(
+            Counter(
+                "agentrt_memory_facts",
+                "What was drawn from messages, by what became of it: written, merged, or why it was refused (empty, "
+                "too_long, secret, supposed, not_said), or failed.",
+                ["outcome"],
+                registry=registry,
+            )
+        )
+        self.memory_jobs_late = Gauge(
+            "agentrt_memory_jobs_late", "Jobs of the memory that are due, in the whole deployment.", registry=registry
+        )
+        self.memory_jobs_buried = Gauge(
+            "agentrt_memory_jobs_buried", "Jobs of the memory that were given up.", registry=registry
+        )
         self.runs_in_flight = Gauge(
             "agentrt_runs_in_flight", "Runs that this pod is working on now.", registry=registry
         )
@@ -215,6 +306,33 @@ class Telemetry:
                 ["reason"],
                 registry=registry,
             )
+        )
+        self.effects_in_doubt = Gauge(
+            "agentrt_effects_in_doubt",
+            "Effects whose outcome is not known, in the whole deployment.",
+            registry=registry,
+        )
+        self.effects_in_doubt_oldest_seconds = Gauge(
+            "agentrt_effects_in_doubt_oldest_seconds", "How long the oldest has been so; 0 for none.", registry=registry
+        )
+        self.identity_mismatches = Counter(
+            "agentrt_identity_mismatches",
+            "Times that stored state was not the one asked for: a defect, and nothing was answered from it.",
+            registry=registry,
+        )
+        self.notices_age_seconds = Gauge(
+            "agentrt_notices_age_seconds", "Since this pod's subscription was last heard of.", registry=registry
+        )
+        self.probe_seconds = Histogram(
+            "agentrt_redis_probe_seconds",
+            "Time that the readiness probe's write and read took, failures included.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.redis_vitals = RedisVitals()
+        registry.register(self.redis_vitals)
+        self.redis_waiting_max = Gauge(
+            "agentrt_redis_waiting_units_max", "Units that may wait; more are refused.", registry=registry
         )
         self.redis_waiting = Gauge(
             "agentrt_redis_waiting_units", "Units of Redis commands that wait for a reply now.", registry=registry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -13,9 +14,11 @@ class ByteProxy:
     `listen` is the port of its own, any by default.
     """
 
-    def __init__(self, port: int, listen: int = 0) -> None:
+    def __init__(self, port: int, listen: int = 0, ssl: ssl.SSLContext | None = None) -> None:
+        """`ssl`: speak TLS to clients."""
         self._target = port
         self._listen = listen
+        self._ssl = ssl
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.delay_s = 0.0
@@ -33,7 +36,7 @@ class ByteProxy:
         return f"redis://127.0.0.1:{self.port}/0"
 
     async def __aenter__(self) -> ByteProxy:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._listen)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._listen, ssl=self._ssl)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -101,6 +101,12 @@ class RedisServer:
         assert self._process is not None
         self._process.send_signal(number)
 
+    def restart(self) -> None:
+        """Start it again after it was killed, on the same port; what it did not keep on disk is gone."""
+        assert self._process is not None
+        self._process.wait()
+        self.start()
+
     def stop(self) -> None:
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
@@ -123,6 +129,7 @@ class RedisCluster:
 
     def __init__(self, masters: int = 3, replicas: int = 0) -> None:
         args = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--repl-diskless-sync-delay", "0")
+        args += ("--repl-ping-replica-period", "1")  # a replica without an offset is not shown
         self.nodes = [RedisServer(*args) for _ in range(masters)]
         self.replicas = [RedisServer(*args) for _ in range(masters * replicas)]
         """Replica number i is one of master number i % masters."""
@@ -193,18 +200,34 @@ class RedisCluster:
             slots = client.execute_command("CLUSTER SLOTS")
         return min(len(entry) - 3 for entry in slots)
 
+    def masters(self) -> list[RedisServer]:
+        """Who is one now, of those that answer."""
+        return [node for node in [*self.nodes, *self.replicas] if self._role(node) == b"master"]
+
+    @staticmethod
+    def _role(node: RedisServer) -> bytes:
+        try:
+            with node.client() as client:
+                return bytes(client.execute_command("ROLE")[0])
+        except redis.RedisError:
+            return b""
+
     def owner_of(self, slot: int) -> RedisServer:
-        """The master that answers for a slot: what another node says of it may be late."""
-        for node in [*self.nodes, *self.replicas]:
-            try:
+        """The master that says itself that it answers for a slot: what another node says of it may be late."""
+        owner = self.owner_among(slot, [*self.nodes, *self.replicas])
+        if owner is None:
+            raise RuntimeError(f"nobody owns slot {slot}")
+        return owner
+
+    def owner_among(self, slot: int, nodes: list[RedisServer]) -> RedisServer | None:
+        """As `owner_of`, of these nodes; None for none."""
+        for node in nodes:
+            if self._role(node) == b"master":
                 with node.client() as client:
-                    role = client.execute_command("ROLE")[0]
                     entries = client.execute_command("CLUSTER SLOTS")
-            except redis.RedisError:
-                continue
-            if role == b"master" and any(e[0] <= slot <= e[1] and e[2][1] == node.port for e in entries):
-                return node
-        raise RuntimeError(f"nobody owns slot {slot}")
+                if any(entry[0] <= slot <= entry[1] and entry[2][1] == node.port for entry in entries):
+                    return node
+        return None
 
     @contextmanager
     def moving(self, slot: int, to: RedisServer) -> Iterator[None]:

@@ -31,7 +31,7 @@ class Sentinel:
             f"dir {self._dir}",
             f"sentinel monitor {MASTER} 127.0.0.1 {master_port} {quorum}",
             f"sentinel down-after-milliseconds {MASTER} {down_after_ms}",
-            f"sentinel failover-timeout {MASTER} 5000",
+            f"sentinel failover-timeout {MASTER} 2000",
         ]
         self._config.write_text("\n".join(lines) + "\n")
         self._process: subprocess.Popen[bytes] | None = None
@@ -60,6 +60,7 @@ class Watched:
 
     def __init__(self, replicas: int = 1, down_after_ms: int = 1000) -> None:
         self.master = RedisServer("--repl-diskless-sync-delay", "0")
+        """The first one; `now` is whoever it is later."""
         self.replicas = [
             RedisServer("--replicaof", "127.0.0.1", str(self.master.port), "--repl-diskless-sync-delay", "0")
             for _ in range(replicas)
@@ -86,22 +87,31 @@ class Watched:
             except (redis.RedisError, TypeError):
                 return None
 
-    def wait_replicated(self, timeout_s: float = 20) -> None:
-        """Wait until every replica is in step with the master."""
-        with self.master.client() as client:
-            self._until(lambda: client.info("replication")["connected_slaves"] == len(self.replicas), timeout_s)
-            self._until(
-                lambda: client.execute_command("WAIT", len(self.replicas), 100) == len(self.replicas), timeout_s
-            )
+    @property
+    def now(self) -> RedisServer:
+        """The master that a majority of the Sentinels name."""
+        port = self.named()
+        return next(server for server in (self.master, *self.replicas) if server.port == port)
+
+    def wait_settled(self, timeout_s: float = 30) -> None:
+        """Wait until all replicas are in step with the master, and every Sentinel has seen it."""
+        with self.now.client() as client:
+            wanted = len(self.replicas)
+            self._until(lambda: client.execute_command("WAIT", wanted, 100) == wanted, timeout_s)
+        self._until(self._settled, timeout_s)
 
     def _settled(self) -> bool:
         for sentinel in self.sentinels:
             with sentinel.client() as client:
                 try:
                     state = client.sentinel_masters()[MASTER]
+                    replicas = client.sentinel_slaves(MASTER)
                 except (redis.RedisError, KeyError):
                     return False
-            if state["num-slaves"] < len(self.replicas) or state["num-other-sentinels"] < 2 or state["is_sdown"]:
+            alive = sum(not replica["is_sdown"] and replica["master-link-status"] == "ok" for replica in replicas)
+            if alive < len(self.replicas) or state["num-other-sentinels"] < 2 or not state["is_master"]:
+                return False
+            if state["flags"] != "master":
                 return False
         return True
 
@@ -117,10 +127,10 @@ class Watched:
         with ExitStack() as stack:
             for server in (self.master, *self.replicas):
                 stack.enter_context(server)
-            self.wait_replicated()
             for sentinel in self.sentinels:
                 stack.enter_context(sentinel)
-            self._until(self._settled, 30)
+            self._until(lambda: self.named() == self.master.port, 20)
+            self.wait_settled()
             self._stack = stack.pop_all()
         return self
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TypeVar
 
 import pytest
@@ -13,9 +14,11 @@ from redis.crc import key_slot
 
 from agentrt.errors import ScriptError
 from agentrt.records import Item
+from agentrt.store.access import Access, KeyRecord, Quota, Quotas
 from agentrt.store.address import Server
 from agentrt.store.connection import Redis, Unit
 from agentrt.store.doubts import Place, Resolution
+from agentrt.store.inspection import Inspection
 from agentrt.store.journal import Batch, Planned
 from agentrt.store.keys import LockKeys, QueueKeys, SessionKeys, new_id
 from agentrt.store.line import Line
@@ -24,7 +27,7 @@ from agentrt.store.ownership import Owned
 from agentrt.store.queue import DeadLetter, Urgency
 from agentrt.store.quorum import Quorum
 from agentrt.store.scripts import Script, load_all
-from agentrt.store.sessions import Ended, Joined, Waiting
+from agentrt.store.sessions import Ended, Joined, Steered, Waiting
 from agentrt.store.tenure import LockConfig
 from agentrt.tasks import Errands
 from tests.harness.redis_server import RedisCluster, RedisServer
@@ -176,7 +179,11 @@ async def converse(store: Store, session: SessionKeys, client: redis_py.Redis) -
 
     granted = await store.own(patient)
     assert [item.id for item in granted.window] == ["0", "2"]
-    await store.sessions.commit(granted, ending(b'{"id":"3"}'))
+    more = message(session, policy="steer", by_key=True)
+    assert await store.sessions.steer(more, granted.run.id) == Steered(granted.run.id)
+    assert await store.sessions.commit(granted, ending(b'{"id":"3"}')) is None
+    assert len(await store.sessions.steers(granted)) == 1
+    await store.sessions.commit(granted, replace(ending(b'{"id":"3"}'), steered=1))
     await resolve_one(store, dead, late)
     assert await store.sessions.revive(session, want.run) == "completed"
     assert await conversations.delete_run(session, want.run) == "ok"
@@ -226,6 +233,16 @@ async def test_named_locks(store: Store, masters: list[redis_py.Redis]) -> None:
         assert 0 < masters[node_of(lock.tag)].ttl(lock.hash) <= 60
 
 
+async def operate(redis: Redis) -> None:
+    """The scripts of tenants, operators and pods, which know no session."""
+    await Access(redis).set_key("id", KeyRecord("acme", "digest", ("run",)))
+    await Inspection(redis).seen("pod-a", {"runs": 1})
+    quotas = Quotas(redis)
+    assert (await quotas.verdict(quotas.entering("acme", "s/r", Quota(runs=1)))).outcome == "ok"
+    await quotas.hold("acme", ["s/r"])
+    quotas.leave("acme", "s/r")
+
+
 async def upgrade_one(store: Store, masters: list[redis_py.Redis]) -> None:
     """A session of the version before."""
     want = message(new_session(), create=False)
@@ -243,6 +260,7 @@ async def test_the_whole_flow(store: Store, routed: Redis, masters: list[redis_p
         await converse(store, session, masters[node_of(session.tag)])
         await upgrade_one(store, masters)
     await asyncio.gather(*(lock_one(store, session.id) for session in sessions))
+    await operate(routed)
     for session in sessions:
         assert await store.conversations.delete(session)
     seen = [watcher.read() for watcher in watchers]
@@ -250,7 +268,8 @@ async def test_the_whole_flow(store: Store, routed: Redis, masters: list[redis_p
     assert set[str]().union(*(watcher.seen for watcher in seen)) == set(routed.scripts)
     locking = {"lock_acquire", "lock_renew", "lock_release", "lock_raise"}
     queueing = {"enqueue", "sweep", "take", "park", "bury"}
-    per_session = set(routed.scripts) - {"lease", "renew", "watch", "upgrade"} - locking - queueing
+    operating = {"access_set", "pod_seen", "quota_enter", "quota_hold", "quota_leave"}
+    per_session = set(routed.scripts) - {"lease", "renew", "watch", "upgrade"} - locking - queueing - operating
     assert all(watcher.seen >= per_session for watcher in seen)
 
 

@@ -488,7 +488,6 @@ Write = Callable[[Store, Owned], Awaitable[Any]]
 WRITES: dict[str, Write] = {
     "plan": lambda store, owned: store.journal.plan(owned, 0, b"{}", [(planned(owned), True)], Batch()),
     "intend": lambda store, owned: store.journal.intend(owned, [planned(owned).key]),
-    "unintend": lambda store, owned: store.journal.unintend(owned, [planned(owned).key]),
     "record": lambda store, owned: store.journal.record(owned, "0", [recorded(planned(owned))], Batch()),
     "emit": lambda store, owned: store.journal.emit(owned, Batch(0, b"late")),
     "commit": commit,

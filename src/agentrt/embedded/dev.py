@@ -58,6 +58,8 @@ async def _dev(argv: Sequence[str], pods: int, redis_url: str | None, data_dir: 
     url = redis.url if redis else str(redis_url)
     # All pods go together: nobody is there to take over, so there is nothing to wait for.
     env = {"AGENTRT_DRAIN_S": "0", "AGENTRT_DRAIN_RUNS_S": "2", "AGENTRT_DEMO_DB": str(data_dir / "demo.db")}
+    if redis_url is None:
+        env["AGENTRT_PREFLIGHT"] = "off"  # the private Redis is ours, and for trying out
     env |= os.environ
     env |= {"AGENTRT_REDIS_URL": url, "AGENTRT_DATA_DIR": str(data_dir)}
 

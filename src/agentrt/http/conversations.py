@@ -79,6 +79,8 @@ async def create(request: HttpRequest) -> ASGIApp:
     key = idempotency_key(request)
     who = principal.credential
     session = SessionKeys(principal.tenant, derive_id(principal.tenant, who, "conversation", key) if key else new_id())
+    if user:  # in the user's index before there is anything to be found by it
+        await to.services.recollections.greet(session, user).head()
     op = hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest() if key else new_id()
     lines = [item.encode() for item in _numbered(inputs, session.id, 0)]
     created_ms = await to.services.conversations.create(
@@ -199,4 +201,6 @@ async def delete_item(request: HttpRequest) -> ASGIApp:
         case "missing":
             raise ApiError(404, "not_found", "Item not found.", param="id")
     header = await _header(to, session)
+    if header.user:
+        await to.people.after_delete(session.tenant, header.user, item)
     return json_response(_conversation(session, header.created_ms, header.metadata))

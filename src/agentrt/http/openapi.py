@@ -78,7 +78,34 @@ _OPERATIONS = {
     "GET /openapi.json": _Operation("Any", needs_key=False),
 }
 
+_USER = "/operator/users/{user}"
+_KEPT = (404, 413, 422)
+_OPERATIONS |= {
+    f"GET {_USER}": _Operation("Any"),
+    f"DELETE {_USER}": _Operation("Any", "Any", errors=(413,)),
+    f"GET {_USER}/facts": _Operation("Any", query=("at", "state", "attribute")),
+    f"POST {_USER}/facts": _Operation("Any", "Any", errors=_KEPT),
+    f"GET {_USER}/facts/{{fact}}": _Operation("Any", query=("at",), errors=(404,)),
+    f"DELETE {_USER}/facts/{{fact}}": _Operation("Any", errors=(404,)),
+    f"GET {_USER}/turns": _Operation("Any", query=("effects_limit", "after_number")),
+    f"POST {_USER}/turns": _Operation("Any", "Any", errors=_KEPT),
+    f"DELETE {_USER}/turns/{{item}}": _Operation("Any", errors=(404,)),
+    f"GET {_USER}/search": _Operation("Any", query=("q", "k", "at", "kinds")),
+    f"POST {_USER}/context": _Operation("Any", "Any", errors=(404, 413)),
+    f"GET {_USER}/export": _Operation("Any"),
+    f"POST {_USER}/compact": _Operation("Any", "Any", errors=(404, 413)),
+    "GET /operator/jobs": _Operation("Any"),
+    "POST /operator/jobs/revive": _Operation("Any", "Any", errors=(413,)),
+}
+
 _QUERY: dict[str, _Schema] = {
+    "q": {"type": "string"},
+    "k": {"type": "integer", "minimum": 1, "maximum": 100, "default": 10},
+    "at": {"type": "string", "format": "date-time"},
+    "state": {"type": "string", "default": "all"},
+    "attribute": {"type": "string"},
+    "kinds": {"type": "string", "enum": ["facts"]},
+    "after_number": {"type": "integer", "minimum": 0, "default": 0},
     "limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
     "effects_limit": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
     "order": {"type": "string", "enum": ["asc", "desc"], "default": "desc"},
@@ -86,6 +113,9 @@ _QUERY: dict[str, _Schema] = {
     "stream": {"type": "string", "enum": ["true", "false"]},
     "starting_after": {"type": "integer", "minimum": 0},
 }
+
+_SHOWN = {"effects_limit": "limit", "after_number": "after"}
+"""Parameters that mean different things on different routes."""
 
 _ERRORS = {
     400: "The request cannot be understood.",
@@ -144,7 +174,7 @@ def _operation(route: Route, path: str, method: str, told: _Operation) -> _Schem
         for name, _ in _PARAMETER.findall(path)
     ]
     for name in told.query:
-        shown = name.rpartition("_")[2] if name == "effects_limit" else name
+        shown = _SHOWN.get(name, name)
         parameters.append({"name": shown, "in": "query", "required": False, "schema": _QUERY[name]})
     if method == "POST" and path in {"/v1/responses", "/v1/conversations", "/v1/chat/completions"}:
         text = {"type": "string", "maxLength": 255}

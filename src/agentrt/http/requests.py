@@ -16,9 +16,12 @@ from agentrt.http.auth import Principal
 from agentrt.http.body import Bounds, check_options, check_user
 from agentrt.http.errors import ApiError, invalid
 from agentrt.http.items import check_items
+from agentrt.memory.dates import moment
 from agentrt.records import Request
+from agentrt.runtime.errands import SAID_AT
 from agentrt.store.keys import SessionKeys, derive_id, is_id, new_id
 from agentrt.store.sessions import Begin
+from agentrt.tracing import OFF, Tracing
 
 __all__ = [
     "Message",
@@ -60,7 +63,12 @@ def response_keys(tenant: str, identifier: str) -> tuple[SessionKeys, str] | Non
 
 
 def parse_message(
-    http: HttpRequest, body: dict[str, Any], principal: Principal, agents: Mapping[str, Agent], bounds: Bounds
+    http: HttpRequest,
+    body: dict[str, Any],
+    principal: Principal,
+    agents: Mapping[str, Agent],
+    bounds: Bounds,
+    tracing: Tracing = OFF,
 ) -> Message:
     """Check everything that can be checked without the store. Raises `ApiError` that names the parameter."""
     agent = find_agent(body.get("model"), agents)
@@ -78,9 +86,22 @@ def parse_message(
     stream = body.get("stream")
     if stream is not None and not isinstance(stream, bool):
         raise invalid("'stream' must be true or false", "stream", "invalid_type")
-    request = Request(agent.name, int(time.time()), options, conversation, previous, user)
+    check_moment(options)
+    trace = tracing.arrival(agent.name, http.headers)
+    request = Request(agent.name, int(time.time()), options, conversation, previous, user, trace=trace)
     begin = new_begin(http, body, principal, request, agent, inputs)
     return Message(begin, request, inputs, bool(stream))
+
+
+def check_moment(options: Mapping[str, Any]) -> None:
+    """Raises a 400 where the metadata say when the message was said, in words that are no moment."""
+    said = options.get("metadata", {}).get(SAID_AT)
+    if said is None:
+        return
+    try:
+        moment(said)
+    except ValueError:
+        raise invalid(f"'{SAID_AT}' must be a moment in ISO 8601", f"metadata.{SAID_AT}") from None
 
 
 def idempotency_key(http: HttpRequest) -> str:

@@ -32,7 +32,7 @@ async def create(request: HttpRequest) -> ASGIApp:
     """Run an agent on an input; the answer is the response, or the stream of its events."""
     to = surface(request)
     principal, body = await to.json(request)
-    message = parse_message(request, body, principal, to.agents, to.bounds)
+    message = parse_message(request, body, principal, to.agents, to.bounds, to.services.tracing)
     try:
         place = await to.admission.enter(message.begin)
     except NotTheTail:

@@ -14,6 +14,9 @@ from agentrt.http.auth import Keys, Principal
 from agentrt.http.body import Bounds, is_number, read_json
 from agentrt.http.errors import invalid
 from agentrt.runtime.admission import Admission
+from agentrt.runtime.compaction import Compaction
+from agentrt.runtime.erasure import Erasure
+from agentrt.runtime.people import People
 from agentrt.runtime.readiness import Readiness
 from agentrt.runtime.runs import Runs
 from agentrt.runtime.services import Services
@@ -41,6 +44,9 @@ class Surface:
     signals: Signals
     telemetry: Telemetry
     pod: str
+    people: People
+    compaction: Compaction
+    erasure: Erasure
 
     async def json(self, request: Request) -> tuple[Principal, dict[str, Any]]:
         """The principal and the JSON body of a request."""

@@ -16,7 +16,8 @@ def newest(items: Items, budget_tokens: int) -> Items:
     """The newest items whose tokens fit, oldest first.
 
     Items are taken whole (a tool call and its output are one item, so nothing is split). Where not even the newest
-    fits it is cut in the middle, and the cut is marked.
+    fits it is cut in the middle, and the cut is marked. A call that the client ran is two items; an output whose call
+    did not fit goes with it.
     """
     room = int(budget_tokens * FILL)
     if room <= 0:
@@ -33,7 +34,20 @@ def newest(items: Items, budget_tokens: int) -> Items:
             break
         kept.append(item)
         room -= cost
-    return Items(reversed(kept))
+    return Items(_whole(kept[::-1]))
+
+
+def _whole(kept: list[Item]) -> list[Item]:
+    """Without outputs whose call is not there."""
+    calls: set[str] = set()
+    whole = []
+    for item in kept:
+        if item.type == "function_call":
+            calls.add(str(item.data.get("call_id")))
+        elif item.type == "function_call_output" and str(item.data.get("call_id")) not in calls:
+            continue
+        whole.append(item)
+    return whole
 
 
 def _cut(item: Item, room_tokens: int) -> Item:

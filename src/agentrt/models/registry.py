@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from agentrt.errors import DeclarationError
 from agentrt.models.base import Model
 from agentrt.models.circuit import Circuit, State
+from agentrt.models.rules import RULES
 from agentrt.models.scripted import SCRIPTS, ScriptedModel
 
 __all__ = ["Credentials", "Models"]
@@ -65,6 +66,8 @@ class Models:
         match provider:
             case "scripted" if name in SCRIPTS:
                 return ScriptedModel(name, SCRIPTS[name])
+            case "scripted" if name in RULES:
+                return ScriptedModel(name, RULES[name])
             case "openai":
                 if not keys.openai_api_key:
                     raise DeclarationError(f"model {full_name}: OPENAI_API_KEY is not set")

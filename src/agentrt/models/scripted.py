@@ -76,6 +76,9 @@ _REFUND = re.compile(r"^refund order (?P<order_id>\S+) (?P<cents>\d+)$", re.IGNO
 _LOOK_UP = re.compile(r"^look up order (?P<order_id>\S+)$", re.IGNORECASE)
 _COUNT = re.compile(r"^count to (?P<n>\d{1,5})$", re.IGNORECASE)
 _REMEMBER = re.compile(r"^(?:please )?remember that (?P<fact>.+)$", re.IGNORECASE | re.DOTALL)
+_NAME_FACT = re.compile(r"^- name: (\S+) \(", re.MULTILINE)
+_NOTE_FACT = re.compile(r"^- note: (.+) \(\d{4}-\d\d-\d\d\)$|^- \[.*?, user\] remember that (.+)$", re.MULTILINE)
+"""How a remembered name, a note, and a message that was recalled stand in the context."""
 _RECALL = re.compile(r"^what do you remember about (?P<query>.+?)\??$", re.IGNORECASE | re.DOTALL)
 
 
@@ -139,15 +142,21 @@ def _known_name(items: Sequence[Item]) -> str:
             match = _NAME.search(texts(item))
             if match and not _ASK_NAME.search(texts(item)):
                 return f"Your name is {match[1]}."
+            if known := _NAME_FACT.search(texts(item)):
+                return f"Your name is {known[1]}."
     return "I do not know your name yet."
 
 
 def _remembered(items: Sequence[Item], query: str) -> str:
     words = {word for word in re.findall(r"\w+", query.casefold()) if len(word) > 2}
     for item in reversed(items):
-        match = _REMEMBER.match(texts(item).strip()) if item.data.get("role") == "user" else None
-        if match and words & set(re.findall(r"\w+", match["fact"].casefold())):
-            return f"You told me that {match['fact'].rstrip('.')}."
+        if item.data.get("role") != "user":
+            continue
+        match = _REMEMBER.match(texts(item).strip())
+        told = [match["fact"]] if match else [fact for both in _NOTE_FACT.findall(texts(item)) for fact in both if fact]
+        for fact in told:
+            if words & set(re.findall(r"\w+", fact.casefold())):
+                return f"You told me that {fact.rstrip('.')}."
     return "I remember nothing about that."
 
 

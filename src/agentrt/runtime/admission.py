@@ -7,6 +7,7 @@ waits or follows also looks after the owner it depends on.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -51,6 +52,8 @@ __all__ = [
     "Overloaded",
     "Place",
 ]
+
+log = logging.getLogger("agentrt.admission")
 
 _POLL_S = 1.0
 """The poll behind every wait; notices make it faster, never more right."""
@@ -120,9 +123,14 @@ class Admission:
 
         Raises `Locked`, `OtherBody`, `NoSuchSession`, `NotTheTail`, `Overloaded`, `QuotaExceeded`, `Leaving`.
         """
+        runs = self._runs
+        room = runs.free > 0
+        if not room and (await self._services.queue.depth()).waiting >= self._queue_limit:
+            raise Overloaded("all slots are taken, and as many runs wait as may wait")
         ticket = self._services.allowance.enter(want)
+        runs.expected += room  # until begin has been answered
         try:
-            place = await self._enter(want, ticket)
+            place = await self._begin(want, ticket, room)
         except BaseException:
             if ticket is not None:
                 ticket.drop()
@@ -131,14 +139,12 @@ class Admission:
             ticket.drop()
         return place
 
-    async def _enter(self, want: Begin, ticket: Ticket | None) -> Place:
+    async def _begin(self, want: Begin, ticket: Ticket | None, room: bool) -> Place:
         services, runs = self._services, self._runs
-        room = runs.free > 0
-        if not room and (await services.queue.depth()).waiting >= self._queue_limit:
-            raise Overloaded("all slots are taken, and as many runs wait as may wait")
-        runs.expected += room
         member = lease_member(want.session, want.run, want.token)
-        entered = services.leases.entering(member)  # the lease first, the session second, both in one write
+        # The user's index of sessions first, the lease second, the session third, all in one write.
+        greeting = services.recollections.greet(want.session, want.user) if want.user and not want.alone else None
+        entered = services.leases.entering(member)
         try:
             if want.background and services.config.acknowledge:  # begin leaves on a connection of its own
                 await entered
@@ -147,22 +153,45 @@ class Admission:
             await services.queue.enqueue(member, Urgency.BACKGROUND)  # its client is refused, but it may have come far
             raise
         except BaseException as error:
+            if greeting is not None:
+                greeting.abandon()
             entered.abandon()
             if not isinstance(error, StoreUnavailable | asyncio.CancelledError):
                 services.leases.end(member)  # refused for good: nothing was begun that the lease could stand for
             raise
         finally:
             runs.expected -= room
-        await entered
+        try:
+            await entered
+        except StoreUnavailable:
+            if isinstance(outcome, Owned) and outcome.record is None:
+                await self._unbegin(want, outcome)
+            raise
         refusal = await ticket.refusal() if ticket is not None else None
         if refusal is not None and isinstance(outcome, Owned | Waiting) and _run_of(outcome) == want.run:
             await self._send_away(want, outcome, refusal)
             services.leases.end(member)
             raise refusal
+        head = await greeting.head() if greeting is not None else None
         if isinstance(outcome, Owned):
+            outcome.head = head
             self._count("owned" if room else "queued")
             return await self._seated(want, outcome, room)
         return await self._follow_outcome(want, member, outcome)
+
+    async def _unbegin(self, want: Begin, owned: Owned) -> None:
+        """The session could be reached and the queue could not: without a lease nobody would miss its owner. Ended as a
+        failure that passes, the message is free to come again at once.
+        """
+        identifier = response.response_id(want.session.id, want.run)
+        error = response.error_body("server_error", "The queue was not reachable.")
+        result = orjson.dumps(response.body(Request.decode(want.request), identifier, "failed", error=error))
+        try:
+            await self._services.sessions.commit(
+                owned, Commit("failed", result, (), retry=True, planned=False, alone=want.alone)
+            )
+        except AgentrtError as problem:
+            log.info("run %s has an owner and no lease: %s", want.run, problem)
 
     async def _seated(self, want: Begin, owned: Owned, room: bool) -> Place:
         """The place of a run that this pod owns: here, or in the queue with the client following."""

@@ -40,7 +40,7 @@ class Ticket:
         self._tenant = tenant
         self._member = member
         self._sent = sent
-        self._counted = True
+        self._counted = False
 
     async def refusal(self) -> QuotaExceeded | None:
         """Why the run may not begin; it left with `begin`, so its answer is there by now."""
@@ -53,7 +53,7 @@ class Ticket:
         return error
 
     def drop(self) -> None:
-        """The run was not begun after all."""
+        """The run was not begun after all. One of which that is not known goes on to count."""
         if self._counted:
             self._allowance.quotas.leave(self._tenant, self._member, undo=True)
         self._sent.abandon()

@@ -7,6 +7,7 @@ import time
 
 from agentrt.agent import Effect
 from agentrt.errors import SchemaNewer
+from agentrt.runtime.errands import ingest_job
 from agentrt.runtime.log import RunLog
 from agentrt.runtime.runs import Place, Runs
 from agentrt.runtime.services import Services
@@ -81,7 +82,9 @@ class Claims:
         if not isinstance(outcome, Owned):
             services.leases.end(mine)
             if outcome is None and not early:
-                services.leases.end(theirs)  # it ran out, and its holder owns nothing any more
+                # It ran out, and its holder owns nothing any more. If the run has ended, what was to be done after it
+                # may have been lost with its pod: whoever does it looks whether it was.
+                services.jobs.finish(session.tenant, [ingest_job(session, owner.run)], theirs)
             self._count("waiting" if isinstance(outcome, Waiting) else "gone")
             return
         services.leases.end(theirs)

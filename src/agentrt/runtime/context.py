@@ -1,4 +1,4 @@
-"""What the model gets to see: instructions, window, input, what the run did so far. Pure."""
+"""What the model gets to see: instructions, remembered text, window, input, what the run did so far. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentrt.agent import Agent
+from agentrt.memory.block import Block
 from agentrt.memory.tokens import item_tokens
 from agentrt.memory.window import newest
 from agentrt.models.base import ModelRequest, ToolSpec
@@ -53,18 +54,23 @@ def build(
     specs: Sequence[ToolSpec],
     cache_key: str,
     output_tokens: int | None = None,
+    remembered: Block | None = None,
 ) -> ModelRequest:
     """The model request of one step.
 
-    `window` is the history, `new` the run's input and what it produced so far. The new items go in whole; the history
-    gets what is left of the budget. `output_tokens`: what the request still allows.
+    `window` is the history, `new` the run's input and what it produced so far. The new items go in whole, and so
+    does what is remembered; the history gets what is left of the budget. What is remembered is a message of its own:
+    data, never a part of the instructions. `output_tokens`: what the request still allows.
     """
     options = request.options
     instructions = "\n\n".join(text for text in (agent.instructions, options.get("instructions") or "") if text)
     spent = sum(len(item.raw) if len(item.raw) < 4000 else 4 * item_tokens(item.raw) for item in new) // 4
+    past = remembered.item if remembered is not None else None
+    if past is not None:
+        spent += len(past.raw) // 3
     history = newest(window, max(0, agent.limits.context_tokens - spent))
     return ModelRequest(
-        items=history.followed_by(new),
+        items=(Items([past, *history]) if past is not None else history).followed_by(new),
         instructions=instructions,
         tools=specs,
         tool_choice=options.get("tool_choice", "auto"),

@@ -260,9 +260,12 @@ class Effects:
         if self._intents.left_s <= 0:
             await insist(lambda: self._intents.take([call]))
         limit = asyncio.timeout(tool.timeout_s)
+        tracing, planned = self._services.tracing, call.planned
         try:
-            async with limit:
-                output = await tool.call(self._context(call), arguments, self._late_to(call))
+            with tracing.tool(tool.name, planned.item, planned.effect) as span:
+                async with limit:
+                    output = await tool.call(self._context(call), arguments, self._late_to(call))
+                tracing.called(span, planned.arguments, output)
             return self._outcomes.recorded(output)
         except ToolError as error:
             return self._outcomes.failed(str(error))

@@ -145,7 +145,7 @@ class Asking:
         one.tries += 1
         ticket = one.circuit.begin()
         try:
-            reply = await self._bounded(one.model, request, step)
+            reply = await self._traced(one, request, step)
         except ModelError as error:
             one.circuit.ended(ticket, error)
             log.info("model %s: %s", one.name, error)
@@ -161,6 +161,15 @@ class Asking:
         if reply.usage is not None:
             self._account(one.name, reply.usage)
         return reply
+
+    async def _traced(self, one: _Candidate, request: ModelRequest, step: int) -> Reply:
+        tracing = self._services.tracing
+        with tracing.chat(one.model.provider, one.model.name, self._agent.name) as span:
+            tracing.said(span, [item.raw for item in request.items] if tracing.content else ())
+            reply = await self._bounded(one.model, request, step)
+            usage = reply.usage
+            tracing.used(span, reply.finish, *((usage.input_tokens, usage.output_tokens) if usage else (None, None)))
+            return reply
 
     def _after(self, one: _Candidate, error: ModelError) -> None:
         """When a model that failed may be asked again, if at all."""

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import orjson
 
 from agentrt.agent import Agent
-from agentrt.errors import AgentrtError, NotAcknowledged, OwnershipLost
+from agentrt.errors import AgentrtError, ForeignState, NotAcknowledged, OwnershipLost
+from agentrt.logs import RUN
 from agentrt.records import Request
 from agentrt.runtime.clock import wall_ms
 from agentrt.runtime.heartbeat import Heartbeat
@@ -80,6 +81,8 @@ class Runs:
         """Slots that are promised to runs on their way here."""
         self.on_free: Callable[[], None] = lambda: None
         """Called when a slot becomes free."""
+        self.on_jobs: Callable[[], None] = lambda: None
+        """Called when a run left something to do in the background."""
         self._at_work: dict[asyncio.Task[Any], Owned] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
@@ -114,6 +117,7 @@ class Runs:
         services, member = self._services, owned.lease
         self._in_flight += 1
         self._at_work[task] = owned
+        logged = RUN.set(owned.run.id)
         started = time.perf_counter()
         agent_name, status = "", "lost"
         tokens: int | None = None
@@ -129,11 +133,15 @@ class Runs:
             agent_name = agent.name
             turn = Turn(services, agent, owned, request, inputs, listener)
             self._heartbeat.hold(member, lambda: self._check_lease(owned, turn))
-            ended = await (self._give_up(turn, owned, agent) if owned.tries > self._attempts_max else turn.run())
+            ended = await self._traced(turn, owned, request, agent)
             status, tokens = ended.status, ended.tokens
             if turn.first_token_at is not None:
                 services.telemetry.first_token_seconds.labels(agent_name).observe(turn.first_token_at - started)
-            services.leases.end(member)
+            if turn.jobs:
+                services.jobs.finish(owned.session.tenant, turn.jobs, member)
+                self.on_jobs()
+            else:
+                services.leases.end(member)
             return ended
         except OwnershipLost as error:
             log.info("stopped: %s", error)
@@ -151,6 +159,7 @@ class Runs:
             await self._put_back(owned)
             return None
         finally:
+            RUN.reset(logged)
             self._heartbeat.drop(member)
             services.allowance.rest(*where, tokens)
             services.notices.cancelled.pop(owned.run.id, None)
@@ -162,6 +171,15 @@ class Runs:
             self.on_free()
             services.telemetry.turns.labels(agent_name, status).inc()
             services.telemetry.turn_seconds.labels(agent_name).observe(time.perf_counter() - started)
+
+    async def _traced(self, turn: Turn, owned: Owned, request: Request, agent: Agent) -> TurnEnd:
+        """Work on the run, or give it up, within the span of this attempt."""
+        tracing = self._services.tracing
+        conversation = f"conv_{owned.session.id}"
+        with tracing.run(request.trace, agent.name, conversation, owned.run.id, owned.attempt) as span:
+            ended = await (self._give_up(turn, owned, agent) if owned.tries > self._attempts_max else turn.run())
+            tracing.ended(span, ended.status, ended.status == "failed")
+        return ended
 
     def start(self, place: Place, listener: Listener | None = None) -> asyncio.Task[TurnEnd | None]:
         """Work on an owned run in a task of the pod's own: no client's going away ends it."""
@@ -184,6 +202,8 @@ class Runs:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a run stopped here, its lease runs out: %s: %s", type(error).__name__, error)
+            if isinstance(error, ForeignState):
+                self._services.telemetry.identity_mismatches.inc()
 
     def hold(self, member: bytes) -> None:
         """Renew the lease of a message that waits in line."""

@@ -8,9 +8,11 @@ from typing import Any
 from agentrt.models.prices import Prices
 from agentrt.models.registry import Models
 from agentrt.runtime.allowance import Allowance
+from agentrt.runtime.recollections import Recollections
 from agentrt.store.conversations import Conversations
 from agentrt.store.doubts import Doubts
 from agentrt.store.events import Events
+from agentrt.store.jobs import Jobs
 from agentrt.store.journal import Journal
 from agentrt.store.leases import Leases
 from agentrt.store.locks import Locks
@@ -18,7 +20,9 @@ from agentrt.store.notices import Notices
 from agentrt.store.ownership import StoreConfig
 from agentrt.store.queue import Queue
 from agentrt.store.sessions import Sessions
+from agentrt.store.users import Users
 from agentrt.telemetry import Telemetry
+from agentrt.tracing import OFF, Tracing
 
 __all__ = ["Services"]
 
@@ -40,5 +44,9 @@ class Services:
     models: Models
     telemetry: Telemetry
     allowance: Allowance
+    users: Users
+    jobs: Jobs
+    recollections: Recollections
     deps: Any = None
     prices: Prices = field(default_factory=Prices)
+    tracing: Tracing = OFF

@@ -17,6 +17,7 @@ import orjson
 
 from agentrt.agent import Agent, Effect, Tool
 from agentrt.errors import ModelError, NotAcknowledged, OwnershipLost, StoreUnavailable
+from agentrt.memory.block import Block
 from agentrt.models.base import ModelRequest
 from agentrt.records import Item, Request, Usage
 from agentrt.runtime import context, response
@@ -24,6 +25,7 @@ from agentrt.runtime.approvals import answered, asks
 from agentrt.runtime.calls import Call
 from agentrt.runtime.clock import boottime_ms, wall_ms
 from agentrt.runtime.effects import Effects
+from agentrt.runtime.errands import jobs_after, said_at_ms
 from agentrt.runtime.insist import insist
 from agentrt.runtime.log import Listener, RunLog
 from agentrt.runtime.output import Output
@@ -105,6 +107,10 @@ class Turn:
         """Where in the output stands what clients said since the last plan."""
         self._acted = False
         """Whether something may have happened that cannot be taken back."""
+        self._block: Block | None = None
+        self._said_at_ms = said_at_ms(request)
+        self.jobs: list[str] = []
+        """What is to be done in the background once the run is committed."""
 
     async def run(self) -> TurnEnd:
         """Work until the run is committed. Raises `OwnershipLost` when another pod owns it, `StoreUnavailable`, and
@@ -170,6 +176,10 @@ class Turn:
                     todo = await self._answered()
                 else:
                     await self._take_in()
+                    if self._block is None and not self._request.alone:
+                        self._block = await self._services.recollections.for_turn(
+                            self._agent, self._owned, self._input, self._said_at_ms
+                        )
                     reply = await self._asking.ask(self._context(), step)
                     self._count(reply.usage)
                     if not reply.calls:
@@ -422,6 +432,9 @@ class Turn:
         self._log.close()  # or a flush of its own might log the end before it is committed
         if status == "completed":
             details = {**details, "completed_at": wall_ms() // 1000}
+        if self._block is not None and self._block.text:
+            note = {"agentrt_context": self._block.note(len(self._owned.window))}
+            details = {**details, "metadata": {**note, **details.get("metadata", {})}}
         final = response.body(self._request, self._id, status, self._output.public(), self._usage, **details)
         result = orjson.dumps(final)
         self._log.add(response.terminal_event(status), {"response": orjson.Fragment(result)})
@@ -447,6 +460,8 @@ class Turn:
             self._log.take_back()
             return None
         self._log.logged(batch.last)
+        if not self._request.alone:
+            self.jobs = jobs_after(self._agent, self._owned, len(lines))
         return TurnEnd(status, result, tokens=self._spent)
 
     # --- pieces ---------------------------------------------------------------------------------------------------
@@ -481,6 +496,7 @@ class Turn:
             specs=(*own, *clients) if self._calls_left > 0 else clients,
             cache_key=self._owned.session.id,
             output_tokens=left,
+            remembered=self._block,
         )
 
     def _label(self, planned: Planned) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from agentrt.errors import NotAcknowledged, OutcomeUnknown, ScriptError, StoreUnavailable
 from agentrt.store.address import RedisOptions, check_url, new_connection
-from agentrt.store.multiplexer import RedisReplyError, Stats
+from agentrt.store.multiplexer import MultiplexerLimits, RedisReplyError, Stats
 from agentrt.store.nodes import REDIRECTS, Line, open_nodes
 from agentrt.store.scripts import Operand, Script, load_all, pack
 
@@ -145,6 +145,11 @@ class Redis:
         """Whether slots are spread over several servers."""
         return self._nodes.clustered
 
+    @property
+    def waiting_max(self) -> int:
+        """How many may wait on one connection; more are refused."""
+        return MultiplexerLimits().waiters_max
+
     def _reconnected(self) -> None:
         self.on_reconnect()
 
@@ -186,6 +191,13 @@ class Redis:
         if self._waits(unit) and acknowledged < self._options.wait_replicas:
             raise NotAcknowledged(replies)
         return replies
+
+    async def each(self, unit: Unit) -> list[list[Any]]:
+        """The replies of every server to a unit of reads, sent once; errors among them are values, not raised.
+
+        Raises `StoreUnavailable` where one does not answer.
+        """
+        return list(await asyncio.gather(*(line.submit(unit.data, unit.count) for line in self._nodes.lines())))
 
     def send(self, unit: Unit) -> Sent:
         """Send a unit now and wait for it later, with `await`: what is sent in one tick leaves in one write."""

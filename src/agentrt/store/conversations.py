@@ -175,6 +175,20 @@ class Conversations:
             await self._redis.execute(unit)
         return bool(existed == b"1")
 
+    async def runs(self, keys: SessionKeys) -> list[str]:
+        """The ids of a session's runs, the oldest first."""
+        raw: list[bytes] = (await self._redis.execute(Unit(keys.tag).command("LRANGE", keys.runs, 0, -1)))[0]
+        return [one.decode() for one in raw]
+
+    async def effects(self, keys: SessionKeys, runs: Sequence[str]) -> list[str]:
+        """`tenant/session/run/effect key` of every effect that these runs planned."""
+        names = []
+        for run in runs:
+            fields = (await self._redis.execute(Unit(keys.tag).command("HKEYS", keys.run(run).effects)))[0]
+            plain = {field.decode().rstrip("@!~=") for field in fields}
+            names += [f"{keys.tenant}/{keys.id}/{run}/{key}" for key in plain]
+        return names
+
     async def run(self, keys: SessionKeys, run_id: str) -> StoredRun | None:
         """A run as stored; None where there is no such run."""
         names = ("status", "request", "input", "result", "created", "first", "n_items")

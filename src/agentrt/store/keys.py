@@ -18,6 +18,7 @@ a session that is for one run only (chat completions, `store: false`) for `AGENT
       last_run, last_fp, last_end   the run that ended last, its fingerprints, when (ms)
       steers       JSON [JSON array of items, ...]: messages for the active run to take in         steer commit
       alone        1: the session is for one run, no other message can name it                        begin
+      summary      JSON [up to number, [[level, from, to, text], ...]] of what was said before           summarize
       metadata     JSON object of the client                   create_op, append_op   op tokens of those scripts
       doubts       JSON [[effect key, run, tool, tell|block], ...] whose outcome is not known     record resolve
       notes        JSON [[text before, after the number], ...]: items for the next run to take in  resolve begin
@@ -61,6 +62,22 @@ Lock slot `{t/lock:h}`; h = SHA-256 of the lock's name, in hex. Shared by all se
       fence        last fence minted, never below Redis time in µs: it grows even when the key was gone
       line         JSON [[token, pod, last asked ms], ...], first in first out, bounded; empty or absent for none
 
+User slot `{t/u:user}`: what is remembered of one user, across sessions. All keys live for `AGENTRT_MEMORY_TTL_S` from
+the last write, and go with an erasure, of which the hash keeps nothing but the new generation.
+
+  agentrt:{t/u:user}            HASH   the head                                                 user_*
+      gen          generation: Redis time in us at its creation or erasure; work of an older one is refused
+      frev         revision of the facts                      profile        JSON, the facts that a turn is given
+      mseq         number of memories ever written             epoch          bumped when memories went or changed
+      erased       ms, when an erasure began; absent before    op             op token of the last write of facts
+  agentrt:{t/u:user}:facts      HASH   fact id -> JSON, see memory/facts.py                             user_resolve
+  agentrt:{t/u:user}:memories   HASH   number -> JSON, a raw turn and its terms                user_remember user_forget
+  agentrt:{t/u:user}:vectors    HASH   number -> its embedding, float16                         user_vectors user_forget
+  agentrt:{t/u:user}:sources    HASH   item id -> number of its memory                         user_remember user_forget
+  agentrt:{t/u:user}:pending    HASH   item id -> JSON [number, tries, reason]: facts not drawn yet
+                                                                  user_remember user_resolve user_retry user_forget
+  agentrt:{t/u:user}:sessions   HASH   session -> ms of the last greeting, for erasure and export           user_greet
+
 Queue slot `{q:N}`:
 
   agentrt:{q:N}:leases          ZSET   member tenant/session/run/owner-token, score = deadline in ms, Redis time.
@@ -75,6 +92,11 @@ Queue slot `{q:N}`:
   agentrt:{q:N}:takes           HASH   pod -> JSON [op token, members] of its last take; TTL 60 s              take
   agentrt:{q:N}:dead            HASH   tenant/session/run -> JSON {reason, agent, attempts, pod, at ms}. No TTL: the
                                        operator owns it (`agentrt queue dead`)                           bury
+  agentrt:{q:N}:jobs            ZSET   job -> ms from when on it may be taken; one that is worked on: end of its lease.
+                                       No TTL: goes when done or buried        finish job_take job_done job_fail
+  agentrt:{q:N}:marks           HASH   job -> how often asked for, `<job>#` -> how often taken; goes with the job
+  agentrt:{q:N}:paces           HASH   tenant -> ms of its last job's turn; TTL 60 s                            finish
+  agentrt:{q:N}:buried          HASH   job -> JSON {reason, tries, at ms}. No TTL: the operator owns it       job_fail
   agentrt:{q:N}:doubts          ZSET   member tenant/session/run/effect key, score = since when, ms: where an effect
                                        may be in doubt; the journal says whether it is. TTL: twice the sessions'
                                        from the last entry; whoever lists it drops what is resolved or gone
@@ -100,6 +122,7 @@ Pod-owned keys:
   agentrt:{q:0}:probe:<pod>     STRING what the readiness probe writes and reads, where the queue is; TTL 60 s
   agentrt:pod:<pod>             pub/sub channel: JSON [granted | logged | cancel | steer, session, run] or
                                 [lock, key of the lock, token that it was handed to]; a hint only, polls stand behind it
+  agentrt:users                 pub/sub channel: tenant/user that was erased; caches are checked by generation anyway
   agentrt:queue:<N>             pub/sub channel: something waits in an empty queue; a hint only
 """
 
@@ -118,6 +141,7 @@ __all__ = [
     "QuotaKeys",
     "RunKeys",
     "SessionKeys",
+    "UserKeys",
     "derive_id",
     "is_id",
     "is_name",
@@ -127,6 +151,7 @@ __all__ = [
     "pod_channel",
     "pods_key",
     "probe_key",
+    "users_channel",
 ]
 
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -223,10 +248,46 @@ class LockKeys:
         self.hash = b"agentrt:{%b}" % self.tag
 
 
+class UserKeys:
+    """The keys of one user of a tenant. Both parts were checked before: nothing else may reach a key."""
+
+    __slots__ = ("facts", "hash", "memories", "pending", "sessions", "sources", "tag", "tenant", "user", "vectors")
+
+    def __init__(self, tenant: str, user: str) -> None:
+        if not is_name(tenant) or not is_name(user):
+            raise ValueError(f"not a tenant and user: {tenant!r}, {user!r}")
+        self.tenant = tenant
+        self.user = user
+        self.tag = f"{tenant}/u:{user}".encode()
+        self.hash = b"agentrt:{%b}" % self.tag
+        self.facts = self.hash + b":facts"
+        self.memories = self.hash + b":memories"
+        self.vectors = self.hash + b":vectors"
+        self.sources = self.hash + b":sources"
+        self.pending = self.hash + b":pending"
+        self.sessions = self.hash + b":sessions"
+
+
 class QueueKeys:
     """The keys of one queue slot."""
 
-    __slots__ = ("channel", "config", "dead", "doubts", "leases", "number", "ready", "since", "slot", "tags", "takes")
+    __slots__ = (
+        "buried",
+        "channel",
+        "config",
+        "dead",
+        "doubts",
+        "jobs",
+        "leases",
+        "marks",
+        "number",
+        "paces",
+        "ready",
+        "since",
+        "slot",
+        "tags",
+        "takes",
+    )
 
     def __init__(self, number: int = 0) -> None:
         self.number = number
@@ -239,6 +300,10 @@ class QueueKeys:
         self.takes = head + b"takes"
         self.dead = head + b"dead"
         self.doubts = head + b"doubts"
+        self.jobs = head + b"jobs"
+        self.marks = head + b"marks"
+        self.paces = head + b"paces"
+        self.buried = head + b"buried"
         self.config = head + b"config"
         self.channel = f"agentrt:queue:{number}"
 
@@ -289,3 +354,8 @@ def pods_key() -> bytes:
 def pod_channel(pod: str) -> str:
     """The pub/sub channel of a pod."""
     return f"agentrt:pod:{pod}"
+
+
+def users_channel() -> str:
+    """The pub/sub channel of erasures."""
+    return "agentrt:users"

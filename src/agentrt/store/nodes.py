@@ -92,6 +92,10 @@ class Nodes(Protocol):
     @property
     def waiting(self) -> int: ...
 
+    def lines(self) -> list[Line]:
+        """The connections to all servers."""
+        ...
+
     def line(self, slot: bytes, acknowledged: bool) -> Line:
         """The connection to the slot's owner. Raises `StoreUnavailable` where nobody is known to own it."""
         ...
@@ -160,6 +164,9 @@ class _Single:
     def waiting(self) -> int:
         return self._node.waiting
 
+    def lines(self) -> list[Line]:
+        return [self._node.shared]
+
     def line(self, slot: bytes, acknowledged: bool) -> Line:  # noqa: ARG002 - it owns them all
         return self._node.line(acknowledged)
 
@@ -210,6 +217,9 @@ class _Cluster:
     @property
     def waiting(self) -> int:
         return sum(node.waiting for node in self._nodes.values())
+
+    def lines(self) -> list[Line]:
+        return [node.shared for node in self._nodes.values()]
 
     def line(self, slot: bytes, acknowledged: bool) -> Line:
         server = self._masters[key_slot(slot)]

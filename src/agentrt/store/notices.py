@@ -15,7 +15,7 @@ from agentrt.errors import StoreUnavailable
 from agentrt.store.connection import Redis, RedisOptions, Unit
 from agentrt.store.discovery import find
 from agentrt.store.handover import take_over
-from agentrt.store.keys import QueueKeys, pod_channel
+from agentrt.store.keys import QueueKeys, pod_channel, users_channel
 from agentrt.store.scripts import pack
 from agentrt.tasks import end
 
@@ -44,12 +44,20 @@ class Notices:
         self._queue = QueueKeys().channel
         self.on_queued: Callable[[], None] = lambda: None
         """Called when something begins to wait in the queue."""
+        self.on_erased: Callable[[str], None] = lambda _: None
+        """Called with `tenant/user` when a user is erased."""
         self.cancelled: dict[str, str] = {}
         """Runs of this pod that somebody asked to cancel, and how; the turn takes its own out."""
         self.steered: set[str] = set()
         """Runs of this pod that more messages came to; the turn takes its own out."""
         self._ear: _Ear | None = None
         self._moved_at = float("-inf")
+        self._heard_at = time.monotonic()
+
+    @property
+    def age_s(self) -> float:
+        """Since the subscription last said something; up to 2 s while it stands, which is when it is pinged."""
+        return time.monotonic() - self._heard_at
 
     def start(self) -> None:
         """Begin to listen."""
@@ -101,18 +109,24 @@ class Notices:
         if channel == self._queue.encode():
             self.on_queued()
             return
+        if channel == users_channel().encode():
+            self.on_erased(data.decode())
+            return
         kind, _where, subject, *how = orjson.loads(data)
         if kind == "cancel":
-            self.cancelled[subject] = how[0]
+            self.cancelled[subject] = how[0] if how else "1"
         elif kind == "steer":
             self.steered.add(subject)
         for event in self._waiting.get(subject, ()):
             event.set()
 
+    def _sign(self) -> None:
+        self._heard_at = time.monotonic()
+
     async def _listen(self) -> None:
         pause_s = 0.0
         while True:
-            ear = self._ear = _Ear(self._wake)
+            ear = self._ear = _Ear(self._wake, self._sign)
             try:
                 await self._hear(ear)
             except (StoreUnavailable, OSError) as error:
@@ -128,7 +142,7 @@ class Notices:
         """One connection, until it breaks or falls silent."""
         link = await take_over(await find(self._options, self._channel.encode()), ear)
         try:
-            link.transport.write(pack("SUBSCRIBE", self._channel, self._queue))
+            link.transport.write(pack("SUBSCRIBE", self._channel, self._queue, users_channel()))
             while True:
                 ear.heard = False
                 try:
@@ -147,8 +161,9 @@ class Notices:
 class _Ear(asyncio.Protocol):
     """Receives what is said on a subscription. redis-py's own way costs more than all the rest of a wake-up."""
 
-    def __init__(self, wake: Callable[[bytes, bytes], None]) -> None:
+    def __init__(self, wake: Callable[[bytes, bytes], None], sign: Callable[[], None]) -> None:
         self._wake = wake
+        self._sign = sign
         self._reader = hiredis.Reader()
         self.previous: asyncio.BaseProtocol | None = None
         self.closed = asyncio.Event()
@@ -157,6 +172,7 @@ class _Ear(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard = True
+        self._sign()
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not False:

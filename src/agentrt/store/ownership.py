@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
 from agentrt.errors import ForeignState, OwnershipLost, SchemaNewer, ScriptError
 from agentrt.records import Items
 from agentrt.store.keys import RunKeys, SessionKeys, lease_member
+
+if TYPE_CHECKING:
+    from agentrt.store.users import Head
 
 __all__ = ["Approval", "Doubt", "Owned", "Owner", "StoreConfig", "check_guarded", "decode_window", "unexpected"]
 
@@ -82,6 +85,10 @@ class Owned:
     """What the run before asked approval for; this run's input answers it, one way or the other."""
     metadata: dict[str, str] = field(default_factory=dict)
     window: Items = field(default_factory=lambda: Items(()))
+    summary: bytes = b""
+    """What was said before the window, as stored; see memory/summary.py."""
+    head: Head | None = None
+    """The user's memory as it was when the run began, where the user was known by then."""
     record: dict[str, Any] | None = None
     """The run hash (and under `effects` its journal) as found by a claim or a resumed run; None for a fresh run."""
 

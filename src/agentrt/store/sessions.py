@@ -198,7 +198,7 @@ class Sessions:
         )
         unit.acknowledge(want.background)
         if not want.fresh:
-            unit.command("LRANGE", keys.items, -config.window_items, -1)
+            unit.command("LRANGE", keys.items, -config.window_items, -1).command("HGET", keys.hash, "summary")
         try:
             replies = await self._redis.execute(unit)
         except NotAcknowledged as error:
@@ -209,6 +209,7 @@ class Sessions:
         if isinstance(reply, bytes):
             window: list[bytes] = [] if want.fresh else replies[1]
             owned = self._owned(keys, run, want.token, reply, window)
+            owned.summary = b"" if want.fresh else replies[2] or b""
             if owned.attempt > 1:
                 await self.load(owned, window)
             return owned
@@ -278,8 +279,8 @@ class Sessions:
             pod=self._config.pod,
             early=int(early),
         )
-        unit.command("LRANGE", keys.items, -self._config.window_items, -1)
-        reply, window = await self._redis.execute(unit)
+        unit.command("LRANGE", keys.items, -self._config.window_items, -1).command("HGET", keys.hash, "summary")
+        reply, window, summary = await self._redis.execute(unit)
         if isinstance(reply, list):
             if reply[0] in {b"lost", b"missing", b"intents"}:
                 return None
@@ -287,6 +288,7 @@ class Sessions:
                 return Waiting(run_id, Owner(*(part.decode() for part in reply[1:])))
             raise unexpected(reply, f"claim {run_id}")
         owned = self._owned(keys, run, token, reply, window)
+        owned.summary = summary or b""
         await self.load(owned, window)
         return owned
 

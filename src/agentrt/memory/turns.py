@@ -1,0 +1,58 @@
+"""Raw turns: what was said, as recall keeps it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from agentrt.memory.lexicon import terms
+from agentrt.records import Item
+
+__all__ = ["TEXT_MAX", "Memory", "text_of"]
+
+TEXT_MAX = 8_000
+"""Characters of one turn that are kept; the item itself stays whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """One raw turn. `at` is when it was said, `kept` when it was remembered, both ms; `terms` are those of the text."""
+
+    item: str
+    session: str
+    role: str
+    at: int
+    text: str
+    terms: str
+    kept: int
+    speaker: str = ""
+
+    @classmethod
+    def of(cls, item: str, session: str, role: str, at: int, text: str, kept: int, speaker: str = "") -> Memory:
+        """A turn, with its terms worked out."""
+        text = text[:TEXT_MAX]
+        return cls(item, session, role, at, text, " ".join(terms(text)), kept, speaker)
+
+    def encode(self) -> bytes:
+        """The stored form."""
+        return orjson.dumps(
+            [self.item, self.session, self.role, self.at, self.text, self.terms, self.kept, self.speaker]
+        )
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Memory:
+        """Read what `encode` wrote."""
+        return cls(*orjson.loads(raw))
+
+
+def text_of(item: Item) -> str:
+    """The text of a message; of a tool call, its name and output."""
+    data: dict[str, Any] = item.data
+    if item.type == "message":
+        content = data.get("content", "")
+        if isinstance(content, str):
+            return content
+        return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict)).strip()
+    return ""

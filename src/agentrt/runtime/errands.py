@@ -1,0 +1,69 @@
+"""What a run leaves to do in the background, and the names of such jobs. Pure.
+
+A name says where to look: `ingest/tenant/session/run`, `summary/tenant/session/agent`, `user/tenant/user/agent` (draw
+facts, embed), `compact/tenant/user/agent`, `erase/tenant/user`.
+"""
+
+from __future__ import annotations
+
+from agentrt.agent import Agent
+from agentrt.memory import summary
+from agentrt.memory.dates import moment
+from agentrt.memory.summary import Summary
+from agentrt.records import Request
+from agentrt.store.keys import SessionKeys, UserKeys
+from agentrt.store.ownership import Owned
+
+__all__ = ["SAID_AT", "compact_job", "erase_job", "ingest_job", "jobs_after", "said_at_ms", "summary_job", "user_job"]
+
+SAID_AT = "agentrt_at"
+"""Key of a request's metadata: when the message was said, ISO 8601, where that is not now."""
+
+
+def said_at_ms(request: Request) -> int:
+    """When a message was said, ms since the epoch."""
+    said = request.options.get("metadata", {}).get(SAID_AT)
+    if isinstance(said, str):
+        try:
+            return moment(said)
+        except ValueError:  # refused at the door; a run of an older pod may bear anything
+            return request.created_s * 1000
+    return request.created_s * 1000
+
+
+def ingest_job(session: SessionKeys, run: str) -> str:
+    """Remember what was said in a run."""
+    return f"ingest/{session.tenant}/{session.id}/{run}"
+
+
+def summary_job(session: SessionKeys, agent: str) -> str:
+    """Summarise what a session's window does not show."""
+    return f"summary/{session.tenant}/{session.id}/{agent}"
+
+
+def user_job(user: UserKeys, agent: str) -> str:
+    """Draw facts from what was remembered, and embed it."""
+    return f"user/{user.tenant}/{user.user}/{agent}"
+
+
+def compact_job(user: UserKeys, agent: str) -> str:
+    """Tidy what is kept of a user."""
+    return f"compact/{user.tenant}/{user.user}/{agent}"
+
+
+def erase_job(user: UserKeys) -> str:
+    """Go on with an erasure."""
+    return f"erase/{user.tenant}/{user.user}"
+
+
+def jobs_after(agent: Agent, owned: Owned, added: int) -> list[str]:
+    """The jobs that a committed run with `added` items leaves."""
+    memory = agent.memory
+    if memory is None or not added:
+        return []
+    jobs = []
+    if owned.user and (memory.facts or memory.recall):
+        jobs.append(ingest_job(owned.session, owned.run.id))
+    if memory.summary and summary.due(owned.first + added, Summary.decode(owned.summary).upto):
+        jobs.append(summary_job(owned.session, agent.name))
+    return jobs

@@ -1,0 +1,92 @@
+"""Changing the facts of a user: read, change, settle, and write if nobody else wrote meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import orjson
+
+from agentrt.errors import StoreUnavailable, UserGone
+from agentrt.memory.facts import SAFETY, Fact, settle, shown
+from agentrt.store.keys import UserKeys, new_id
+from agentrt.store.users import Users
+
+__all__ = ["Ledger", "read_facts"]
+
+_TRIES = 50
+_PROFILE_FACTS = 64
+_PROFILE_BYTES = 16_384
+
+Change = Callable[[dict[str, Fact]], Iterable[str]]
+"""Changes facts, by id, and returns the ids of those it touched. May be called again."""
+
+
+def read_facts(raw: dict[str, bytes]) -> dict[str, Fact]:
+    """Facts by id, as stored."""
+    return {identifier: Fact.decode(identifier, value) for identifier, value in raw.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Facts as one document: few enough for that, and read only where they change."""
+
+    users: Users
+
+    async def change(
+        self,
+        user: UserKeys,
+        change: Change,
+        *,
+        gen: str = "",
+        settled: Iterable[str] = (),
+        pinned: frozenset[str] = frozenset(),
+    ) -> dict[str, Fact]:
+        """Apply a change; `settled` are items whose facts are in by it. Returns the facts as they are then.
+
+        `gen`: the generation in which the work was begun; empty: this one. Raises `UserGone`, `StoreUnavailable`.
+        """
+        op, done = new_id(), list(settled)
+        for _ in range(_TRIES):
+            now_gen, frev, raw = await self.users.facts(user)
+            if not now_gen or (gen and gen != now_gen):
+                raise UserGone(f"user {user.user}: erased meanwhile")
+            facts = read_facts(raw)
+            touched = set(change(facts))
+            groups = {(facts[one].subject, facts[one].attribute) for one in touched if one in facts} | {
+                _group(raw[one]) for one in touched if one in raw
+            }
+            settle(facts, groups)
+            puts: dict[str, bytes] = {one: b"" for one in raw if one not in facts}
+            for identifier, fact in facts.items():
+                if identifier not in touched and (fact.subject, fact.attribute) not in groups:
+                    continue
+                encoded = fact.encode()
+                if raw.get(identifier) != encoded:
+                    puts[identifier] = encoded
+            if not puts and not done:
+                return facts
+            profile = _profile(facts, pinned)
+            if await self.users.resolve(user, op=op, gen=now_gen, frev=frev, profile=profile, facts=puts, settled=done):
+                return facts
+        raise StoreUnavailable(f"user {user.user}: the facts changed {_TRIES} times while they were worked on", "busy")
+
+
+def _group(raw: bytes) -> tuple[str, str]:
+    subject, attribute, *_ = orjson.loads(raw)
+    return subject, attribute
+
+
+def _profile(facts: dict[str, Fact], pinned: frozenset[str]) -> bytes:
+    """The facts that a turn reads, bounded: it is read with every turn of the user."""
+
+    def is_pinned(fact: Fact) -> bool:
+        return fact.attribute in SAFETY or fact.attribute in pinned
+
+    limit = _PROFILE_FACTS
+    while True:
+        chosen = shown(facts.values(), is_pinned, limit)
+        raw = orjson.dumps(chosen) if chosen else b""
+        if len(raw) <= _PROFILE_BYTES or limit == 1:
+            return raw
+        limit //= 2

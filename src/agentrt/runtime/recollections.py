@@ -1,0 +1,252 @@
+"""What a turn is given of the past: this pod's decoded indexes, and the block that a turn's context gets.
+
+An index is a copy. Every use of it is checked against the generation and the epoch that came with the turn's own first
+round trip, and what it lacks came along; so a stale one costs time, never an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import orjson
+
+from agentrt.agent import Agent, Embedder, Memory
+from agentrt.errors import DeclarationError, ModelError
+from agentrt.memory import block, turns
+from agentrt.memory.arrays import library
+from agentrt.memory.block import Block, Known, Shares
+from agentrt.memory.index import Hit, Index, nothing
+from agentrt.memory.summary import Summary
+from agentrt.memory.window import newest
+from agentrt.records import Item, parse_item_id
+from agentrt.store.conversations import Conversations
+from agentrt.store.jobs import Jobs
+from agentrt.store.keys import SessionKeys, UserKeys
+from agentrt.store.ownership import Owned
+from agentrt.store.users import Greeting, Head, Users
+
+__all__ = ["Kept", "Recollections", "numpy"]
+
+log = logging.getLogger("agentrt.recollections")
+
+_TURNS_MAX = 200_000
+"""Turns in the indexes of a pod; the users that were not here for the longest time go first."""
+_IDLE_S = 600.0
+_AT_ONCE = 256
+"""Turns decoded before others get their turn on the event loop."""
+_EMBED_S = 1.0
+"""A question's embedding that takes longer is done without."""
+_VECTORS_S = 5.0
+
+
+def numpy() -> Any:
+    """The library behind dense search. Raises `DeclarationError` where it is not installed."""
+    if library is None:
+        raise DeclarationError("an agent has an embedder, which needs numpy: install agentrt[memory]")
+    return library
+
+
+class Kept(Protocol):
+    """The parts that know what is kept of users: `Services`, or less."""
+
+    @property
+    def users(self) -> Users: ...
+    @property
+    def conversations(self) -> Conversations: ...
+    @property
+    def jobs(self) -> Jobs: ...
+    @property
+    def recollections(self) -> Recollections: ...
+
+
+class _Shelf:
+    """One user's index on this pod."""
+
+    __slots__ = ("index", "lock", "looked", "used", "vectors")
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self.lock = asyncio.Lock()
+        self.vectors: dict[int, Any] = {}
+        self.looked = 0.0
+        self.used = time.monotonic()
+
+
+class Recollections:
+    """Indexes of the users that this pod served lately."""
+
+    def __init__(self, users: Users) -> None:
+        self._users = users
+        self._shelves: OrderedDict[str, _Shelf] = OrderedDict()
+
+    # --- before the turn ------------------------------------------------------------------------------------------
+
+    def greet(self, session: SessionKeys, user: str) -> Greeting:
+        """Say that a session of a user goes on, and ask for what this pod does not know yet."""
+        keys = UserKeys(session.tenant, user)
+        shelf = self._shelves.get(_name(keys))
+        return self._users.greet(keys, session.id, shelf.index.upto if shelf else 0)
+
+    def drop(self, name: str) -> None:
+        """Forget a user (`tenant/user`) here."""
+        self._shelves.pop(name, None)
+
+    @property
+    def held(self) -> list[str]:
+        """Users (`tenant/user`) whose memories this pod holds a copy of."""
+        return list(self._shelves)
+
+    # --- for a turn -----------------------------------------------------------------------------------------------
+
+    async def for_turn(self, agent: Agent, owned: Owned, new: Sequence[Item], now_ms: int) -> Block:
+        """The block for a run's context; empty where there is nothing to remember."""
+        memory = agent.memory
+        if memory is None:
+            return Block()
+        head = owned.head
+        if owned.user and (head is None or head.user.user != owned.user):
+            head = await self.greet(owned.session, owned.user).head()
+        summary = Summary.decode(owned.summary) if memory.summary and owned.summary else None
+        if head is None and summary is None:
+            return Block()
+        shares = shares_of(memory, agent.limits.context_tokens // 2)
+        question = question_of(new)
+        spent = sum(len(item.raw) for item in new) // 4
+        kept = newest(owned.window, max(0, agent.limits.context_tokens - spent - sum(shares)))
+        start = owned.first - len(kept)
+
+        def seen(turn: turns.Memory) -> bool:
+            number = parse_item_id(turn.item)
+            return turn.session == owned.session.id and number is not None and number[1] >= start
+
+        return await self.compose(head, memory, shares, question, now_ms, summary, seen)
+
+    async def compose(
+        self,
+        head: Head | None,
+        memory: Memory,
+        shares: Shares,
+        question: str,
+        now_ms: int,
+        summary: Summary | None = None,
+        seen: Callable[[turns.Memory], bool] = nothing,
+    ) -> Block:
+        """The block for a question; `seen` are turns that the window shows anyway."""
+        profile: list[Known] = []
+        hits: Sequence[Hit] = ()
+        if head is not None:
+            if memory.facts and head.profile:
+                profile = [Known(*one) for one in orjson.loads(head.profile)]
+            if memory.recall and head.mseq and question:
+                hits = await self.search(head, question, memory.recall_hits, memory.embedder, seen)
+        return block.compose(
+            shares, profile=profile, summary=summary, recalled=lambda: hits, question=question, now_ms=now_ms
+        )
+
+    async def search(
+        self,
+        head: Head,
+        question: str,
+        k: int,
+        embedder: Embedder | None = None,
+        seen: Callable[[turns.Memory], bool] = nothing,
+    ) -> list[Hit]:
+        """The turns of a user that fit a question best."""
+        shelf = await self._shelf(head, embedder)
+        vector = await self._question_vector(question, embedder) if embedder is not None and shelf.vectors else None
+        return shelf.index.search(question, k, vector=vector, without=seen)
+
+    # --- the copies -----------------------------------------------------------------------------------------------
+
+    async def _shelf(self, head: Head, embedder: Embedder | None) -> _Shelf:
+        """The user's index, as new as `head`."""
+        name = _name(head.user)
+        shelf = self._shelves.get(name)
+        if shelf is None or (shelf.index.gen, shelf.index.epoch) != (head.gen, head.epoch):
+            shelf = self._shelves[name] = _Shelf(Index(head.gen, head.epoch))
+        self._shelves.move_to_end(name)
+        shelf.used = time.monotonic()
+        if shelf.index.upto < head.mseq:
+            async with shelf.lock:
+                await self._read_on(shelf.index, head)
+            self._make_room()
+        if embedder is not None:
+            await self._read_vectors(shelf, head.user)
+        return shelf
+
+    async def _read_on(self, index: Index, head: Head) -> None:
+        known = index.upto
+        if known >= head.mseq:
+            return
+        news: Sequence[tuple[int, bytes]] = head.news
+        if not news or news[0][0] > known + 1 or len(news) < head.mseq - known:
+            news = await self._users.memories(head.user, known + 1, head.mseq)
+        for count, (number, raw) in enumerate(news):
+            if number > index.upto:
+                index.add(number, turns.Memory.decode(raw))
+            if count % _AT_ONCE == _AT_ONCE - 1:
+                await asyncio.sleep(0)
+        index.upto = max(index.upto, head.mseq)
+
+    def _make_room(self) -> None:
+        held = sum(len(shelf.index) for shelf in self._shelves.values())
+        now = time.monotonic()
+        while len(self._shelves) > 1:
+            name, oldest = next(iter(self._shelves.items()))
+            if held <= _TURNS_MAX and now - oldest.used < _IDLE_S:
+                return
+            held -= len(oldest.index)
+            del self._shelves[name]
+
+    # --- embeddings -----------------------------------------------------------------------------------------------
+
+    async def _read_vectors(self, shelf: _Shelf, user: UserKeys) -> None:
+        if len(shelf.vectors) >= len(shelf.index):
+            return
+        missing = [number for number in shelf.index.numbers if number not in shelf.vectors]
+        if not missing or time.monotonic() - shelf.looked < _VECTORS_S:
+            return
+        shelf.looked = time.monotonic()
+        found = await self._users.vectors(user, missing)
+        for number, raw in found.items():
+            shelf.vectors[number] = library.frombuffer(raw, dtype=library.float16).astype(library.float32)
+        # Vectors of two models cannot be compared: then recall is lexical.
+        sizes = {len(vector) for vector in shelf.vectors.values()}
+        if found and len(sizes) == 1:
+            shelf.index.set_vectors(shelf.vectors, library.vstack)
+
+    async def _question_vector(self, question: str, embedder: Embedder) -> Any:
+        try:
+            async with asyncio.timeout(_EMBED_S):
+                (found,) = await embedder.embed([question])
+        except (TimeoutError, ModelError) as error:
+            log.warning("recall without embeddings: %s", type(error).__name__)
+            return None
+        vector = library.asarray(found, dtype=library.float32)
+        return vector / (library.linalg.norm(vector) or 1.0)
+
+
+def shares_of(memory: Memory, most: int) -> Shares:
+    """The budgets of a policy's parts, scaled down where they exceed `most` tokens together."""
+    shares = Shares(
+        memory.profile_tokens if memory.facts else 0,
+        memory.summary_tokens if memory.summary else 0,
+        memory.recall_tokens if memory.recall else 0,
+    )
+    total = sum(shares)
+    return shares if total <= most else Shares(*(share * most // total for share in shares))
+
+
+def question_of(items: Sequence[Item]) -> str:
+    """What the user says now."""
+    said = [turns.text_of(item) for item in items if item.type == "message" and item.data.get("role") == "user"]
+    return "\n".join(said)
+
+
+def _name(user: UserKeys) -> str:
+    return f"{user.tenant}/{user.user}"

@@ -1,0 +1,314 @@
+"""The user slot: what is remembered of one user. Scripts and reads; what it means is the business of `memory`.
+
+Every write names the generation in which its work was begun; an erasure begins a new one, so what finishes later is
+refused (`UserGone`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from agentrt.errors import ScriptError, UserGone
+from agentrt.store.connection import Redis, Sent, Unit
+from agentrt.store.keys import SessionKeys, UserKeys, users_channel
+from agentrt.store.ownership import StoreConfig
+
+__all__ = ["Erased", "Greeting", "Head", "Pending", "Raw", "Turn", "Users"]
+
+_NEWEST = 16
+"""Memories that are read with a greeting: what a pod's index misses is hardly ever more."""
+_PAGE = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The state of a user's memory. `news` are memories (number, JSON) behind the one that the reader named."""
+
+    user: UserKeys
+    gen: str
+    frev: int
+    epoch: int
+    mseq: int
+    profile: bytes
+    news: Sequence[tuple[int, bytes]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A raw turn to be remembered: its item, its JSON, and whether facts are to be drawn from it."""
+
+    item: str
+    raw: bytes
+    extract: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An item from which facts are to be drawn; `tries` so far, and why the last one failed."""
+
+    item: str
+    number: int
+    tries: int = 0
+    reason: str = ""
+
+    def state(self) -> bytes:
+        """The stored form."""
+        return orjson.dumps([self.number, self.tries, self.reason])
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What an erasure removed from the user slot. `at_ms`: when, Redis' clock."""
+
+    gen: str
+    at_ms: int
+    facts: int
+    memories: int
+    vectors: int
+
+
+@dataclass(slots=True)
+class Raw:
+    """Everything that is kept of a user, as stored."""
+
+    facts: dict[str, bytes] = field(default_factory=dict)
+    memories: dict[int, bytes] = field(default_factory=dict)
+    sources: dict[str, int] = field(default_factory=dict)
+    pending: list[Pending] = field(default_factory=list)
+    sessions: dict[str, int] = field(default_factory=dict)
+
+
+class Greeting:
+    """A greeting on its way; `await` it for the head."""
+
+    def __init__(self, user: UserKeys, known: int, sent: Sent) -> None:
+        self._user = user
+        self._known = known
+        self._sent = sent
+
+    async def head(self) -> Head:
+        """What Redis answered."""
+        return _head(self._user, self._known, await self._sent)
+
+    def abandon(self) -> None:
+        """Nobody will wait for it."""
+        self._sent.abandon()
+
+
+def _head(user: UserKeys, known: int, replies: list[Any]) -> Head:
+    (gen, frev, epoch, mseq, profile), news = replies
+    last = int(mseq or 0)
+    numbered = [(known + 1 + i, raw) for i, raw in enumerate(news) if raw and known + 1 + i <= last]
+    return Head(user, (gen or b"").decode(), int(frev or 0), int(epoch or 0), last, profile or b"", numbered)
+
+
+class Users:
+    """Reads and writes of the user slot."""
+
+    def __init__(self, redis: Redis, config: StoreConfig, ttl_s: int) -> None:
+        self._redis = redis
+        self._scripts = redis.scripts
+        self._config = config
+        self._ttl = ttl_s
+
+    # --- the head -------------------------------------------------------------------------------------------------
+
+    def greet(self, user: UserKeys, session: str, known: int = 0) -> Greeting:
+        """Enter a session in the user's index and read the head; sent now, read when awaited."""
+        unit = Unit(user.tag).call(
+            self._scripts["user_greet"], (user.hash, user.sessions), session=session, ttl=self._ttl
+        )
+        return Greeting(user, known, self._redis.send(_with_news(unit, user, known)))
+
+    async def head(self, user: UserKeys, known: int = 0) -> Head:
+        """The head; of a user of whom nothing is known too (`gen` is empty)."""
+        unit = Unit(user.tag).command("HMGET", user.hash, "gen", "frev", "epoch", "mseq", "profile")
+        return _head(user, known, await self._redis.execute(_with_news(unit, user, known)))
+
+    async def erased_at(self, user: UserKeys) -> int | None:
+        """When the user was erased last, ms; None for never, or so long ago that it is forgotten."""
+        raw = (await self._redis.execute(Unit(user.tag).command("HGET", user.hash, "erased")))[0]
+        return int(raw) if raw else None
+
+    # --- memories -------------------------------------------------------------------------------------------------
+
+    async def remember(self, user: UserKeys, gen: str, turns: Sequence[Turn]) -> int:
+        """Keep raw turns; returns how many were new. `gen` empty: whatever life the user is in. Raises `UserGone`."""
+        added = 0
+        for start in range(0, max(1, len(turns)), 200):
+            tail: list[str | bytes] = []
+            for turn in turns[start : start + 200]:
+                tail += [turn.item, "1" if turn.extract else "0", turn.raw]
+            keys = (user.hash, user.memories, user.sources, user.pending)
+            unit = Unit(user.tag).call(self._scripts["user_remember"], keys, tail, gen=gen, ttl=self._ttl)
+            reply = (await self._redis.execute(unit))[0]
+            _check(reply, user)
+            added += int(reply[1])
+        return added
+
+    async def memories(self, user: UserKeys, start: int, end: int) -> list[tuple[int, bytes]]:
+        """The memories with numbers from `start` to `end`, both included."""
+        found: list[tuple[int, bytes]] = []
+        for first in range(start, end + 1, _PAGE):
+            numbers = range(first, min(first + _PAGE, end + 1))
+            raw = (await self._redis.execute(Unit(user.tag).command("HMGET", user.memories, *numbers)))[0]
+            found += [(number, value) for number, value in zip(numbers, raw, strict=True) if value]
+        return found
+
+    async def vectors(self, user: UserKeys, numbers: Sequence[int]) -> dict[int, bytes]:
+        """The embeddings that there are of these memories."""
+        found: dict[int, bytes] = {}
+        for start in range(0, len(numbers), _PAGE):
+            page = numbers[start : start + _PAGE]
+            raw = (await self._redis.execute(Unit(user.tag).command("HMGET", user.vectors, *page)))[0]
+            found.update((number, value) for number, value in zip(page, raw, strict=True) if value)
+        return found
+
+    async def embed(self, user: UserKeys, gen: str, vectors: Mapping[int, bytes]) -> None:
+        """Keep embeddings. Raises `UserGone`."""
+        tail = [part for pair in vectors.items() for part in pair]
+        unit = Unit(user.tag).call(
+            self._scripts["user_vectors"], (user.hash, user.memories, user.vectors), tail, gen=gen, ttl=self._ttl
+        )
+        _check((await self._redis.execute(unit))[0], user)
+
+    async def forget(self, user: UserKeys, gen: str, items: Sequence[str]) -> int:
+        """Remove the memories of these items; returns how many there were. Raises `UserGone`."""
+        gone = 0
+        keys = (user.hash, user.memories, user.vectors, user.sources, user.pending)
+        for start in range(0, len(items), 500):
+            unit = Unit(user.tag).call(self._scripts["user_forget"], keys, items[start : start + 500], gen=gen)
+            reply = (await self._redis.execute(unit))[0]
+            _check(reply, user)
+            gone += int(reply[1])
+        return gone
+
+    async def number(self, user: UserKeys, item: str) -> int | None:
+        """The number of the memory that was made of an item."""
+        raw = (await self._redis.execute(Unit(user.tag).command("HGET", user.sources, item)))[0]
+        return int(raw) if raw else None
+
+    # --- facts ----------------------------------------------------------------------------------------------------
+
+    async def facts(self, user: UserKeys) -> tuple[str, int, dict[str, bytes]]:
+        """(generation, revision, facts by id)."""
+        unit = Unit(user.tag).command("HMGET", user.hash, "gen", "frev").command("HGETALL", user.facts)
+        (gen, frev), raw = await self._redis.execute(unit)
+        return (gen or b"").decode(), int(frev or 0), _strings(raw)
+
+    async def resolve(
+        self,
+        user: UserKeys,
+        *,
+        op: str,
+        gen: str,
+        frev: int,
+        profile: bytes,
+        facts: Mapping[str, bytes],
+        settled: Iterable[str] = (),
+    ) -> bool:
+        """Write facts (empty: drop) and the profile if the revision is still `frev`. Raises `UserGone`."""
+        tail = [*(part for pair in facts.items() for part in pair), *settled]
+        unit = Unit(user.tag).call(
+            self._scripts["user_resolve"],
+            (user.hash, user.facts, user.pending),
+            tail,
+            op=op,
+            gen=gen,
+            frev=frev,
+            profile=profile,
+            ttl=self._ttl,
+            puts=len(facts),
+        )
+        reply = (await self._redis.execute(unit))[0]
+        if reply[0] == b"moved":
+            return False
+        _check(reply, user)
+        return True
+
+    async def pending(self, user: UserKeys) -> tuple[str, list[Pending]]:
+        """(generation, items without facts so far, the oldest first)."""
+        unit = Unit(user.tag).command("HGET", user.hash, "gen").command("HGETALL", user.pending)
+        gen, raw = await self._redis.execute(unit)
+        return (gen or b"").decode(), _pending(raw)
+
+    async def retry(self, user: UserKeys, gen: str, failed: Pending) -> None:
+        """Keep why no facts could be drawn from an item; nothing is kept of one that is gone."""
+        unit = Unit(user.tag).call(
+            self._scripts["user_retry"], (user.hash, user.pending), gen=gen, item=failed.item, state=failed.state()
+        )
+        await self._redis.execute(unit)
+
+    # --- sessions -------------------------------------------------------------------------------------------------
+
+    async def sessions(self, user: UserKeys) -> dict[str, int]:
+        """Session -> ms of its last greeting. Some may be gone, or another user's whose session was named."""
+        raw = (await self._redis.execute(Unit(user.tag).command("HGETALL", user.sessions)))[0]
+        return {name: int(value) for name, value in _strings(raw).items()}
+
+    async def drop_sessions(self, user: UserKeys, sessions: Sequence[str]) -> None:
+        """Take sessions out of the index."""
+        if sessions:
+            await self._redis.execute(Unit(user.tag).command("HDEL", user.sessions, *sessions))
+
+    async def summarize(self, session: SessionKeys, user: str, expected: bytes, summary: bytes) -> bool:
+        """Replace a session's summary, if it is still `expected`."""
+        unit = Unit(session.tag).call(
+            self._scripts["summarize"], (session.hash,), user=user, expected=expected, summary=summary
+        )
+        return bool((await self._redis.execute(unit))[0][0] == b"ok")
+
+    async def summary(self, session: SessionKeys) -> bytes:
+        """A session's summary as stored; empty for none."""
+        raw = (await self._redis.execute(Unit(session.tag).command("HGET", session.hash, "summary")))[0]
+        return raw or b""
+
+    # --- all of it ------------------------------------------------------------------------------------------------
+
+    async def raw(self, user: UserKeys) -> Raw:
+        """Everything that is kept of a user."""
+        unit = Unit(user.tag)
+        for key in (user.facts, user.memories, user.sources, user.pending, user.sessions):
+            unit.command("HGETALL", key)
+        facts, memories, sources, pending, sessions = await self._redis.execute(unit)
+        return Raw(
+            _strings(facts),
+            {int(number): value for number, value in sorted(_strings(memories).items(), key=lambda one: int(one[0]))},
+            {name: int(value) for name, value in _strings(sources).items()},
+            _pending(pending),
+            {name: int(value) for name, value in _strings(sessions).items()},
+        )
+
+    async def erase(self, user: UserKeys, op: str, ttl_s: int) -> Erased:
+        """Begin a new generation with nothing in it; `op` names this erasure."""
+        keys = (user.hash, user.facts, user.memories, user.vectors, user.sources, user.pending)
+        name = f"{user.tenant}/{user.user}"
+        unit = Unit(user.tag).call(
+            self._scripts["user_erase"], keys, op=op, ttl=ttl_s, channel=users_channel(), name=name
+        )
+        gen, at_ms, facts, memories, vectors = (await self._redis.execute(unit))[0]
+        return Erased(gen.decode(), int(at_ms), int(facts), int(memories), int(vectors))
+
+
+def _with_news(unit: Unit, user: UserKeys, known: int) -> Unit:
+    return unit.command("HMGET", user.memories, *range(known + 1, known + 1 + _NEWEST))
+
+
+def _strings(raw: list[bytes]) -> dict[str, bytes]:
+    return {raw[i].decode(): raw[i + 1] for i in range(0, len(raw), 2)}
+
+
+def _pending(raw: list[bytes]) -> list[Pending]:
+    found = [Pending(item, *orjson.loads(state)) for item, state in _strings(raw).items()]
+    return sorted(found, key=lambda one: one.number)
+
+
+def _check(reply: list[Any], user: UserKeys) -> None:
+    if reply[0] == b"gone":
+        raise UserGone(f"user {user.user}: erased meanwhile")
+    if reply[0] != b"ok":
+        raise ScriptError(f"user {user.user}: unexpected reply {reply[0]!r}")

@@ -1,0 +1,88 @@
+"""What a turn is given of the past, and what that costs it."""
+
+from __future__ import annotations
+
+import orjson
+
+from agentrt.memory.block import HEAD
+from agentrt.models.base import ModelRequest
+from agentrt.models.scripted import texts
+from agentrt.store.keys import SessionKeys, UserKeys, new_id
+from tests.memory.inside import Tongue, idle, inside, stated
+
+
+async def test_a_turn_with_a_memory_waits_for_redis_twice(redis_url: str) -> None:
+    """Profile, news of the index and summary come with begin; with the index in this pod nothing else is read."""
+    tongue = Tongue()
+    tongue.answers["I live in Porto."] = [stated("home_city", "Porto", "I live in Porto.", card="one")]
+    heard: list[ModelRequest] = []
+    async with inside(redis_url, tongue, heard, memory_jobs=0) as runtime:
+        want, _ = await runtime.turn("a", "I live in Porto.", user="u1")
+        await runtime.surface.people.remember(UserKeys("dev", "u1"), [])
+        for text in ("warm up: the index is read", "hello", "hello again"):
+            before = runtime.writes
+            await runtime.turn("a", text, user="u1", session=want.session, create=False)
+            waits = runtime.writes - before
+        assert waits in {2, 3}  # the leases of turns are ended later, together with other writes; nobody waits for it
+
+
+async def test_the_past_stands_between_instructions_and_window(redis_url: str) -> None:
+    """A message of data, never a part of the instructions: facts, then recalled turns with date and speaker."""
+    tongue, said = Tongue(), "I'm allergic to nuts and I moved to Porto."
+    tongue.answers[said] = [
+        stated("allergy", "nuts", "I'm allergic to nuts"),
+        stated("home_city", "Porto", "I moved to Porto", card="one"),
+    ]
+    heard: list[ModelRequest] = []
+    async with inside(redis_url, tongue, heard) as runtime:
+        await runtime.turn("a", said, user="u1")
+        await idle(runtime)
+        want, _ = await runtime.turn("a", "first words", user="u1", session=SessionKeys("dev", new_id()))
+        _, end = await runtime.turn("a", "Where did I move to?", user="u1", session=want.session, create=False)
+    request = heard[-1]
+    assert request.instructions == "Be kind."
+    lines = [texts(item) for item in request.items]
+    assert lines[0].startswith(HEAD)
+    assert lines[1:] == ["first words", "ok", "Where did I move to?"]
+    assert lines[0].index("allergy: nuts") < lines[0].index("home_city: Porto") < lines[0].index(f"user] {said}")
+    note = orjson.loads(orjson.loads(end.result)["metadata"]["agentrt_context"])
+    assert len(note["facts"]) == 2
+    assert {"profile", "recall"} <= set(note["tokens"])
+
+
+async def test_what_the_window_shows_is_not_recalled_too(redis_url: str) -> None:
+    heard: list[ModelRequest] = []
+    async with inside(redis_url, Tongue(), heard) as runtime:
+        want, _ = await runtime.turn("a", "The otter is called Ida.", user="u1")
+        await idle(runtime)
+        await runtime.turn("a", "What is the otter called?", user="u1", session=want.session, create=False)
+    assert [texts(item) for item in heard[-1].items] == ["The otter is called Ida.", "ok", "What is the otter called?"]
+
+
+async def test_another_users_session_gives_away_nothing(redis_url: str) -> None:
+    """Who names somebody else's conversation is not given their own memory in it, nor theirs elsewhere."""
+    tongue = Tongue()
+    tongue.answers["My pin is 4471."] = [stated("pin", "4471", "My pin is 4471.", card="one")]
+    heard: list[ModelRequest] = []
+    async with inside(redis_url, tongue, heard) as runtime:
+        await runtime.turn("a", "My pin is 4471.", user="u1")
+        await idle(runtime)
+        want, _ = await runtime.turn("a", "hello", user="u2")
+        await runtime.turn("a", "What is my pin?", user="u1", session=want.session, create=False)
+        assert not any("4471" in texts(item) for item in heard[-1].items)
+        await runtime.turn("a", "What is my pin?", user="u2")
+        assert not any("4471" in texts(item) for item in heard[-1].items)
+        await runtime.turn("a", "What is my pin?", user="u1")
+        assert any("4471" in texts(item) for item in heard[-1].items)
+
+
+async def test_an_agent_without_a_memory_is_given_none(redis_url: str) -> None:
+    heard: list[ModelRequest] = []
+    async with inside(
+        redis_url, Tongue(), heard, memory={"facts": False, "recall": False, "summary": False}
+    ) as runtime:
+        await runtime.turn("a", "The otter is called Ida.", user="u1")
+        await idle(runtime)
+        await runtime.turn("a", "What is the otter called?", user="u1")
+        assert [texts(item) for item in heard[-1].items] == ["What is the otter called?"]
+        assert (await runtime.surface.people.overview(UserKeys("dev", "u1")))["turns"] == 0

@@ -1,0 +1,165 @@
+"""The dashboards: what they ask for exists, is PromQL, and gives data after a load on real pods."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import yaml
+from ops.dashboards import DASHBOARDS, files
+
+from tests.harness.pod import Pod
+from tests.harness.redis_server import RedisServer, free_port
+from tests.operate.test_alerts import RULES, exported, names_in
+
+RECORDED = {
+    rule["record"]
+    for group in yaml.safe_load(RULES.read_text())["groups"]
+    for rule in group["rules"]
+    if "record" in rule
+}
+RARE = {
+    *(
+        "agentrt_claims_total",
+        "agentrt_locks_lost_total",
+        "agentrt_lock_wait_seconds",
+        "agentrt_redis_probe_failures_total",
+    ),
+    *("agentrt_redis_replica_lag_seconds", 'code=~"[45].."', "handed_over|lost"),
+}
+"""Nothing of the kind happens in the load below."""
+
+
+def expressions() -> list[str]:
+    """Every expression of every dashboard, with Grafana's variables filled in."""
+    found = []
+    for text in files().values():
+        for panel in json.loads(text)["panels"]:
+            for target in panel["targets"]:
+                filled = target["expr"].replace("$__rate_interval", "5m").replace("$namespace", ".*")
+                found.append(filled.replace("$service", ".*"))
+    return found
+
+
+def test_every_expression_is_promql_over_metrics_that_exist() -> None:
+    known = exported() | RECORDED
+    for expression in expressions():
+        assert names_in(expression) and names_in(expression) <= known, expression
+
+
+def test_counters_are_asked_for_their_rate() -> None:
+    for expression in expressions():
+        for name in re.findall(r"\bagentrt_\w+(?:_total|_bucket|_count)\b", expression):
+            assert re.search(rf"(rate|increase)\({name}\{{[^}}]*\}}\[5m\]\)", expression), expression
+
+
+def test_every_panel_can_be_read() -> None:
+    for text in files().values():
+        board: dict[str, Any] = json.loads(text)
+        assert [variable["name"] for variable in board["templating"]["list"]] == ["datasource", "namespace", "service"]
+        titles = [panel["title"] for panel in board["panels"]]
+        assert len(set(titles)) == len(titles)
+        for panel in board["panels"]:
+            assert panel["description"].endswith(".") and panel["fieldConfig"]["defaults"]["unit"]
+            for target in panel["targets"]:
+                assert target["datasource"]["uid"] == "${datasource}"
+                assert "[5m]" not in target["expr"] and target["legendFormat"]
+    assert {board.name for board in DASHBOARDS} == {name.removesuffix(".json") for name in files()}
+
+
+class Prometheus:
+    """A real one, which scrapes pods every second under the labels that a ServiceMonitor would add."""
+
+    def __init__(self, folder: Path, pods: list[Pod]) -> None:
+        self.port = free_port()
+        self._folder = folder
+        targets = [f"127.0.0.1:{pod.port}" for pod in pods]
+        job = {"targets": targets, "labels": {"namespace": "agents", "service": "agentrt"}}
+        config = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(RULES)],
+            "scrape_configs": [{"job_name": "agentrt", "static_configs": [job]}],
+        }
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+
+    def __enter__(self) -> Prometheus:
+        command = [
+            "prometheus",
+            f"--config.file={self._folder}/prometheus.yml",
+            f"--storage.tsdb.path={self._folder}/data",
+        ]
+        command.append(f"--web.listen-address=127.0.0.1:{self.port}")
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def ask(self, expression: str) -> list[dict[str, Any]]:
+        """The vector that an expression gives now."""
+        answer = httpx2.get(f"http://127.0.0.1:{self.port}/api/v1/query", params={"query": expression}, timeout=10)
+        found: list[dict[str, Any]] = answer.raise_for_status().json()["data"]["result"]
+        return found
+
+    def until(self, expression: str, timeout_s: float = 60.0) -> list[dict[str, Any]]:
+        """Wait until an expression gives something."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            try:
+                if found := self.ask(expression):
+                    return found
+            except httpx2.HTTPError:
+                pass
+            time.sleep(0.2)
+        raise AssertionError(f"{expression} gives nothing")
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[tuple[Prometheus, Pod, RedisServer]]:
+    env = {"AGENTRT_DEMO_DB": str(tmp_path / "demo.db")}
+    with (
+        RedisServer() as server,
+        Pod(server.url, name="seen", env=env) as pod,
+        Prometheus(tmp_path, [pod]) as prometheus,
+    ):
+        yield prometheus, pod, server
+
+
+@pytest.mark.needs("prometheus")
+def test_after_a_load_every_panel_has_data_and_alerts_fire_on_their_real_causes(
+    watched: tuple[Prometheus, Pod, RedisServer],
+) -> None:
+    prometheus, pod, server = watched
+    prometheus.until("agentrt_ready == 1")
+    for number in range(6):
+        for text in ("count to 5", "look up order 1", f"open a ticket: number {number}"):
+            body = {"model": "support", "input": text, "stream": True}
+            answer = httpx2.post(
+                f"{pod.url}/v1/responses", json=body, headers={"authorization": "Bearer x"}, timeout=30
+            )
+            assert answer.status_code == 200, answer.text
+        prometheus.until(f"agentrt_turns_total >= {number * 3}")
+    prometheus.until("agentrt:first_token_slow:ratio_rate5m")
+    empty = []
+    for expression in expressions():
+        rare = any(word in expression for word in RARE) or "turn_errors" in expression
+        if not rare and not prometheus.ask(expression):
+            empty.append(expression)
+    assert not empty
+    with server.client() as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+    pending = 'ALERTS{alertname="%s"}'  # their `for` is longer than a test may take
+    for alert in ("AgentrtRedisEvictionPolicy", "AgentrtRedisMemoryUnbounded"):
+        prometheus.until(pending % alert)
+    assert not prometheus.ask(pending % "AgentrtRedisDown")
+    server.stop()
+    prometheus.until(pending % "AgentrtRedisDown")
+    prometheus.until(pending % "AgentrtNotReady")
