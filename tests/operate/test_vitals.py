@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import httpx2
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from agentrt.store.connection import Redis, RedisOptions
@@ -37,6 +40,14 @@ def test_a_pod_exports_what_its_redis_says(redis_url: str, redis_server: RedisSe
         finally:
             client.config_set("maxmemory", "0")
             client.config_set("maxmemory-policy", "noeviction")
+
+
+@pytest.mark.needs("promtool")
+def test_promtool_is_content_with_the_metrics(redis_url: str) -> None:
+    with Pod(redis_url) as pod:
+        text = httpx2.get(f"{pod.url}/metrics", timeout=10).text
+    told = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
 
 
 def test_an_acl_without_info_blinds_no_autoscaler(redis_url: str, redis_server: RedisServer) -> None:
