@@ -2,9 +2,13 @@
 # make test   every test that needs no root, and the coverage
 # make check  ruff, mypy, import-linter
 # make negative  the tests with one guard taken out at a time: each time some must fail
+# make kills  a thousand runs whose pods are killed under them; the count of what happened goes to loadtest/kills.json
 # make kills-runs  10,000 background runs over three pods, one killed every 5 s
+# make clients  outside clients, each in an environment of its own, against two pods, one killed: docs/clients.md
+# make fuzz   12,000 requests with other tenants' ids over every route
 # make bench  the load test that docs/operations.md reads from
 # make bench-locks  what a named lock costs, next to redis-py's and pottery's
+# make bench-providers  what a model provider's reply costs, next to the bare SDKs
 # make k8s    write anew what comes from helm/agentrt and ops/: k8s/, the chart's table and schema, the dashboards
 # make setup  what all of them rest on: .venv, from requirements.lock
 # make lock   pin anew what pyproject.toml asks for (make lock UPGRADE=--upgrade: the newest of everything)
@@ -20,11 +24,12 @@ AGENT ?= agentrt.demo:agents
 COVERAGE_MIN ?= 80
 PYTEST_ARGS ?=
 UPGRADE ?=
+CLIENTS ?=
 
 BIN := .venv/bin
 UV := .venv/uv
 
-.PHONY: setup run test negative kills-runs check bench bench-locks k8s lock clean
+.PHONY: setup run test negative kills kills-runs check clients fuzz bench bench-locks bench-providers k8s lock clean
 
 setup: .venv/.stamp
 
@@ -56,14 +61,26 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+kills: setup
+	AGENTRT_KILLED_RUNS=1000 AGENTRT_KILLS_REPORT=loadtest/kills.json $(BIN)/python -m pytest -q tests/fault/test_kills.py
+
 kills-runs: setup
 	AGENTRT_KILLS_RUNS=10000 $(BIN)/python -m pytest -q tests/fault/test_overload.py -k exactly_once
+
+clients: setup
+	$(BIN)/python -m tests.clients $(CLIENTS)
+
+fuzz: setup
+	AGENTRT_FUZZ=12000 $(BIN)/python -m pytest -q tests/http/test_foreign.py --timeout 1200
 
 bench: setup
 	$(BIN)/python -m loadtest.bench
 
 bench-locks: setup
 	$(BIN)/python -m loadtest.locks
+
+bench-providers: setup
+	$(BIN)/python -m loadtest.providers
 
 k8s: setup
 	$(BIN)/python -m ops.write
@@ -75,7 +92,7 @@ lock: setup
 	$(UV)/bin/uv pip compile --no-config --universal --python-version 3.11 --generate-hashes --extra dev \
 	  --no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet $(UPGRADE) \
 	  --output-file requirements.lock pyproject.toml
-	$(UV)/bin/uv pip compile --no-config --universal --python-version 3.11 --generate-hashes --extra otel \
+	$(UV)/bin/uv pip compile --no-config --universal --python-version 3.11 --generate-hashes --extra otel --extra mcp \
 	  --constraint requirements.lock --no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet \
 	  --output-file requirements-image.lock pyproject.toml
 	rm -rf $(UV)

@@ -11,7 +11,17 @@ import redis
 
 from tests.harness.redis_server import RedisServer
 
-OWNED = (b":leases", b":config", b":ready", b":since", b":tags", b":dead")
+OWNED = (
+    b":leases",
+    b":config",
+    b":ready",
+    b":since",
+    b":tags",
+    b":dead",
+    b"{access}:keys",
+    b"{access}:quotas",
+    b"{access}:rev",
+)
 """Keys that need no TTL because somebody deletes them: see the schema in agentrt/store/keys.py."""
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from agentrt.errors import DeclarationError
 
-__all__ = ["Agent", "Effect", "Limits", "Tool", "ToolContext"]
+__all__ = ["Agent", "Effect", "Limits", "Tool", "ToolContext", "ToolServer"]
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -100,6 +100,18 @@ class Tool(Protocol):
         ...
 
 
+class ToolServer(Protocol):
+    """A server elsewhere that offers tools; see `agentrt.tools.mcp`. Started and closed with the pod."""
+
+    @property
+    def tools(self) -> Sequence[Tool]:
+        """The tools it was last known to have, in an order that is the same on every pod."""
+        ...
+
+    async def start(self) -> None: ...
+    async def aclose(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds of one run. Exceeding one ends the run as `incomplete` (or the call as an error), never in a crash."""
@@ -114,32 +126,57 @@ class Limits:
     context_tokens: int = 32_000
     """Budget of the window that goes to the model."""
     model_timeout_s: float = 300.0
+    """Bound of one whole model call; gaps within it are bounded by `AGENTRT_MODEL_GAP_S`."""
     model_attempts: int = 3
+    """Tries of one step at each of the agent's models."""
+    model_wait_s: float = 20.0
+    """Pauses between the tries of one step, together; a provider that asks for more is answered to the client."""
 
 
 @dataclass(frozen=True)
 class Agent:
     """An agent: a model, instructions, tools.
 
-    `model` is `provider:name`, e.g. `anthropic:claude-sonnet-4-5`, `openai:gpt-5`, `scripted:echo`.
-    `on_busy` says what a different message does while the session is busy: `wait` in line, `reject` (409), or
-    `interrupt`: wait, and have what is live ended, as if its response had been cancelled.
+    `model` is `provider:name`, e.g. `anthropic:claude-haiku-4-5`, `openai:gpt-5`, `openai-chat:llama`,
+    `scripted:echo`; or several of them: where the first does not answer, the step is asked of the next.
+    `on_busy` says what a different message does while the session is busy: `wait` in line; `reject` (409);
+    `interrupt`: wait, and have what is live ended, as if its response had been cancelled; `rollback`: the same, and
+    its output is dropped unless something but read-only tools was called; `steer`: give the message to what is live,
+    which takes it in at its next step and answers for both.
     """
 
     name: str
-    model: str
+    model: str | Sequence[str]
     instructions: str = ""
     tools: Sequence[Tool] = ()
-    on_busy: Literal["wait", "reject", "interrupt"] = "wait"
+    on_busy: Literal["wait", "reject", "interrupt", "rollback", "steer"] = "wait"
     limits: Limits = field(default_factory=Limits)
     temperature: float | None = None
     max_output_tokens: int | None = None
+    servers: Sequence[ToolServer] = ()
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise DeclarationError(f"agent name {self.name!r} does not match {_NAME.pattern}")
-        if ":" not in self.model:
-            raise DeclarationError(f"agent {self.name}: model {self.model!r} is not of the form provider:name")
+        if not self.models or len(set(self.models)) < len(self.models):
+            raise DeclarationError(f"agent {self.name}: needs at least one model, and none twice")
+        for model in self.models:
+            if ":" not in model:
+                raise DeclarationError(f"agent {self.name}: model {model!r} is not of the form provider:name")
         names = [tool.name for tool in self.tools]
         if len(names) != len(set(names)):
             raise DeclarationError(f"agent {self.name}: two tools have the same name")
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The full names of its models, the preferred one first."""
+        return (self.model,) if isinstance(self.model, str) else tuple(self.model)
+
+    @property
+    def offered(self) -> tuple[Tool, ...]:
+        """Its tools and those of its servers, in an order that is the same on every pod. Its own names go first."""
+        found = {tool.name: tool for tool in self.tools}
+        for server in self.servers:
+            for tool in server.tools:
+                found.setdefault(tool.name, tool)
+        return tuple(found.values())

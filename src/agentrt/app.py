@@ -16,16 +16,19 @@ from starlette.types import Message, Receive, Scope, Send
 
 from agentrt.agent import Agent
 from agentrt.errors import AgentrtError, DeclarationError, ForeignState
-from agentrt.http import conversations, health, operator, responses
+from agentrt.http import chat, conversations, health, openapi, operator, overview, responses
 from agentrt.http.auth import Keys, read_keys
 from agentrt.http.body import Bounds
 from agentrt.http.errors import ApiError, Problem, to_api_error
 from agentrt.http.surface import Surface
 from agentrt.models.base import Model
+from agentrt.models.prices import Prices
 from agentrt.models.registry import Credentials, Models
 from agentrt.runtime.admission import Admission
+from agentrt.runtime.allowance import Allowance
 from agentrt.runtime.claims import Claims
 from agentrt.runtime.heartbeat import Heartbeat
+from agentrt.runtime.presence import Presence
 from agentrt.runtime.readiness import Readiness
 from agentrt.runtime.runs import Runs
 from agentrt.runtime.services import Services
@@ -33,10 +36,13 @@ from agentrt.runtime.signals import Signals
 from agentrt.runtime.sweeper import Sweeper
 from agentrt.runtime.worker import Worker
 from agentrt.settings import Settings
+from agentrt.store.access import Access, Quota, Quotas
 from agentrt.store.connection import Redis, RedisOptions, check_url
 from agentrt.store.conversations import Conversations
 from agentrt.store.doubts import Doubts
+from agentrt.store.durability import read_durability
 from agentrt.store.events import Events
+from agentrt.store.inspection import Inspection
 from agentrt.store.journal import Journal
 from agentrt.store.leases import Leases
 from agentrt.store.locks import LockConfig, open_locks
@@ -70,14 +76,21 @@ ROUTES = [
     Route("/v1/conversations/{conversation_id}/items", conversations.append, methods=["POST"]),
     Route("/v1/conversations/{conversation_id}/items/{item_id}", conversations.retrieve_item, methods=["GET"]),
     Route("/v1/conversations/{conversation_id}/items/{item_id}", conversations.delete_item, methods=["DELETE"]),
+    Route("/v1/chat/completions", chat.create, methods=["POST"]),
     Route("/v1/models", health.models, methods=["GET"]),
     Route("/v1/models/{model}", health.model, methods=["GET"]),
     Route("/operator/effects", operator.effects, methods=["GET"]),
     Route("/operator/effects/{effect:path}/resolve", operator.resolve_effect, methods=["POST"]),
     Route("/operator/effects/{effect:path}", operator.effect, methods=["GET"]),
+    Route("/operator/pods", overview.pods, methods=["GET"]),
+    Route("/operator/queue", overview.queue, methods=["GET"]),
+    Route("/operator/sessions/{tenant}/{conversation_id}", overview.session, methods=["GET"]),
+    Route("/operator/sessions/{tenant}/{conversation_id}/runs", overview.runs, methods=["GET"]),
+    Route("/operator/runs/{tenant}/{response_id}", overview.run, methods=["GET"]),
     Route("/livez", health.livez, methods=["GET"]),
     Route("/readyz", health.readyz, methods=["GET"]),
     Route("/metrics", health.metrics, methods=["GET"]),
+    Route("/openapi.json", openapi.openapi, methods=["GET"]),
 ]
 
 
@@ -99,8 +112,8 @@ def create_app(
     if not declared or len(by_name) != len(declared):
         raise DeclarationError("an app needs at least one agent, and no two of the same name")
     on = settings.auth == "on"
-    stored = read_keys(settings.api_keys_file) if settings.api_keys_file and on else None
-    keys = Keys(stored, settings.api_keys_secret, allowed=not on)
+    secret = settings.api_keys_secret if on else ""
+    keys = Keys(read_keys(settings.api_keys_file) if settings.api_keys_file and on else None, secret, allowed=not on)
     telemetry = Telemetry()
 
     @asynccontextmanager
@@ -120,6 +133,7 @@ def create_app(
             Exception: _error_response,
         },
     )
+    app.state.openapi = openapi.document(ROUTES)
     return PodApp(app, settings.pod, telemetry, settings.drain_runs_s)
 
 
@@ -130,11 +144,14 @@ def store_config(settings: Settings) -> StoreConfig:
         session_ttl_s=settings.session_ttl_s,
         run_ttl_s=settings.session_ttl_s,
         events_ttl_s=settings.events_ttl_s,
+        alone_ttl_s=settings.alone_ttl_s,
         lease_ms=settings.lease_ms,
         lock_ms=settings.lock_ttl_ms,
         wait_ms=settings.wait_ms,
         waiters_max=settings.waiters_max,
         window_items=settings.window_items,
+        acknowledge=settings.wait_replicas > 0,
+        acknowledge_turns=settings.wait_replicas > 0 and settings.wait_turns == "on",
     )
 
 
@@ -153,6 +170,8 @@ async def build(
         client_name=f"agentrt-{settings.pod}",
         connect_timeout_s=settings.redis_timeout_ms / 1000,
         reply_timeout_s=settings.redis_timeout_ms / 1000,
+        wait_replicas=settings.wait_replicas,
+        wait_timeout_ms=settings.wait_timeout_ms,
     )
     check_url(settings.redis_url, "AGENTRT_REDIS_URL")
     config = store_config(settings)
@@ -169,14 +188,25 @@ async def build(
 
     catalog = Models(
         Credentials(
-            settings.openai_api_key, settings.openai_base_url, settings.anthropic_api_key, settings.anthropic_base_url
+            settings.openai_api_key,
+            settings.openai_base_url,
+            settings.anthropic_api_key,
+            settings.anthropic_base_url,
+            settings.openai_chat_api_key,
+            settings.openai_chat_base_url,
+            gap_s=settings.model_gap_s,
         ),
         given,
+        telemetry.circuit_changed,
     )
     stack.push_async_callback(catalog.aclose)
     for agent in agents.values():
-        catalog(agent.model)  # a model that cannot be had is told at the start, not to a customer
+        for name in agent.models:
+            catalog(name)  # a model that cannot be had is told at the start, not to a customer
 
+    for server in dict.fromkeys(server for agent in agents.values() for server in agent.servers):
+        stack.push_async_callback(server.aclose)
+        await server.start()
     made = await stack.enter_async_context(deps()) if deps is not None else None
     notices = Notices(redis, options, settings.pod)
     stack.push_async_callback(notices.aclose)
@@ -185,6 +215,11 @@ async def build(
     lock_config = LockConfig(settings.pod, settings.lock_ttl_ms)
     locks = await open_locks(settings.lock_urls, redis, notices, lock_config, telemetry)
     stack.push_async_callback(locks.aclose)
+    default = Quota(settings.tenant_runs, settings.tenant_turns_per_minute, settings.tenant_tokens_per_day)
+    allowance = Allowance(Access(redis), Quotas(redis), default)
+    stack.push_async_callback(allowance.aclose)
+    await allowance.start()
+    keys.granted = allowance.key
     services = Services(
         config=config,
         sessions=Sessions(redis, config),
@@ -198,7 +233,9 @@ async def build(
         notices=notices,
         models=catalog,
         telemetry=telemetry,
+        allowance=allowance,
         deps=made,
+        prices=Prices.read(settings.prices_file),
         tracing=tracing,
     )
     heartbeat = Heartbeat(services.leases, settings.lease_ms)
@@ -215,9 +252,15 @@ async def build(
     stack.push_async_callback(sweeper.aclose)
     sweeper.start()
     admission = Admission(services, runs, claims, settings.queue_limit)
-    readiness = Readiness(Probe(options, settings.pod), telemetry)
+    readiness = Readiness(
+        Probe(options, settings.pod), telemetry, lambda: read_durability(redis, settings.wait_replicas)
+    )
     stack.push_async_callback(readiness.aclose)
     readiness.start()
+    inspection = Inspection(redis)
+    presence = Presence(inspection, settings.pod, lambda: runs.report() | {"ready": readiness.ready})
+    stack.push_async_callback(presence.aclose)
+    presence.start()
     bounds = Bounds(settings.body_bytes_max, settings.item_bytes_max, settings.items_max)
     return Surface(
         agents=agents,
@@ -227,6 +270,7 @@ async def build(
         runs=runs,
         worker=worker,
         services=services,
+        inspection=inspection,
         readiness=readiness,
         signals=Signals(services.queue, services.doubts, Vitals(redis), telemetry),
         telemetry=telemetry,

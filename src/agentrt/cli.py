@@ -23,10 +23,11 @@ from agentrt.agent import Agent
 from agentrt.app import Deps, PodApp, create_app
 from agentrt.commands.doctor import doctor
 from agentrt.commands.effects import effects
+from agentrt.commands.keys import keys
 from agentrt.commands.queue import queue
 from agentrt.embedded import run_dev
 from agentrt.errors import AgentrtError, SettingsError
-from agentrt.http.auth import mint
+from agentrt.http.protocol import BoundedProtocol
 from agentrt.logs import configure
 from agentrt.runtime.doctor import preflight
 from agentrt.settings import Settings, describe
@@ -146,9 +147,11 @@ def serve(target: str, host: str, port: int, reuse_port: bool, deps: str | None)
     """Run one pod: one process, no Redis started."""
     try:
         settings = Settings.from_env()
-        if not _is_loopback(host) and not settings.api_keys_file and settings.auth != "off":
+        guarded = settings.api_keys_file or settings.api_keys_secret
+        if not _is_loopback(host) and not guarded and settings.auth != "off":
             raise SettingsError(
-                f"no API keys, and {host} is not loopback: set AGENTRT_API_KEYS_FILE, or AGENTRT_AUTH=off"
+                f"no API keys, and {host} is not loopback: set AGENTRT_API_KEYS_SECRET for keys in Redis (and "
+                "AGENTRT_API_KEYS_FILE for those of a file), or AGENTRT_AUTH=off"
             )
         configure(settings.log_level, settings.log_format, settings.pod)
         check_url(settings.redis_url, "AGENTRT_REDIS_URL")
@@ -164,7 +167,7 @@ def serve(target: str, host: str, port: int, reuse_port: bool, deps: str | None)
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=BoundedProtocol,
         lifespan="on",
         access_log=False,
         log_config=None,
@@ -193,29 +196,9 @@ def dev(target: str, host: str, port: int, pods: int) -> None:
     raise click.exceptions.Exit(status)
 
 
-@main.group()
-def keys() -> None:
-    """API keys."""
-
-
-@keys.command("create")
-@click.option("--tenant", required=True)
-@click.option("--operator", is_flag=True, help="The key may use the native routes (/operator), for every tenant.")
-@click.option("--file", "path", required=True, type=click.Path(path_type=Path), help="File of keys to append to.")
-def create_key(tenant: str, operator: bool, path: Path) -> None:
-    """Make a key for a tenant. It is printed once; the file gets only its HMAC."""
-    try:
-        key, line = mint(tenant, os.environ.get("AGENTRT_API_KEYS_SECRET", ""), operator=operator)
-    except SettingsError as error:
-        raise click.ClickException(str(error)) from error
-    broken = path.exists() and path.read_bytes()[-1:] not in {b"", b"\n"}
-    with path.open("a", encoding="utf-8") as file:
-        file.write(("\n" if broken else "") + line + "\n")
-    click.echo(key)
-
-
 main.add_command(doctor)
 main.add_command(effects)
+main.add_command(keys)
 main.add_command(queue)
 
 

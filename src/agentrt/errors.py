@@ -5,7 +5,8 @@ AgentrtError
 ├── DeclarationError         an agent or a tool is declared wrongly; raised at import time
 ├── StoreError               the state store
 │   ├── StoreUnavailable     not reachable, or refuses writes: 503 + Retry-After
-│   │   └── OutcomeUnknown   the command was sent and its reply is lost: it may have happened
+│   │   ├── OutcomeUnknown   the command was sent and its reply is lost: it may have happened
+│   │   └── NotAcknowledged  it happened, and too few replicas said in time that they have it too
 │   ├── ScriptError          a script answered what its contract excludes (a defect of ours)
 │   └── ForeignState         the stored tenant or session is not the one asked for (a defect of ours; page)
 ├── OwnershipLost            the session's fence moved on: this pod must stop working on the run
@@ -13,10 +14,13 @@ AgentrtError
 ├── LockLost                 a named lock ran out or is somebody else's: stop what it was needed for
 ├── SchemaNewer              the record was written by a newer agentrt: 503 + Retry-After, never misread
 ├── ModelError               the provider failed; says whether a retry may help
+│   └── Unsupported          the provider was not even asked: it has no place for this input
 └── ToolError                raised by a tool on purpose: its text is the answer to the model
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 __all__ = [
     "AgentrtError",
@@ -25,6 +29,7 @@ __all__ = [
     "LockLost",
     "LockTimeout",
     "ModelError",
+    "NotAcknowledged",
     "OutcomeUnknown",
     "OwnershipLost",
     "SchemaNewer",
@@ -33,6 +38,7 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "ToolError",
+    "Unsupported",
 ]
 
 
@@ -62,6 +68,15 @@ class StoreUnavailable(StoreError):
 
 class OutcomeUnknown(StoreUnavailable):
     """The command left this pod and no reply came back: it may or may not have been executed."""
+
+
+class NotAcknowledged(StoreUnavailable):
+    """The script was executed, and a fail-over may forget it: too few replicas acknowledged it in time. `replies` are
+    what the script and the reads behind it answered."""
+
+    def __init__(self, replies: list[Any]) -> None:
+        super().__init__("too few replicas acknowledged a write in time", "unacknowledged")
+        self.replies = replies
 
 
 class ScriptError(StoreError):
@@ -102,15 +117,27 @@ class ModelError(AgentrtError):
 
     `code` is one of the closed set of the Responses API's `response.error.code`
     (`server_error`, `rate_limit_exceeded`, `invalid_prompt`); `retry_after_s` is what the provider asked for.
+    `refused`: the provider began no reply, so nothing was paid for.
     """
 
     def __init__(
-        self, message: str, *, code: str = "server_error", retryable: bool, retry_after_s: float | None = None
+        self,
+        message: str,
+        *,
+        code: str = "server_error",
+        retryable: bool,
+        retry_after_s: float | None = None,
+        refused: bool = False,
     ) -> None:
         super().__init__(message)
         self.code = code
         self.retryable = retryable
         self.retry_after_s = retry_after_s
+        self.refused = refused
+
+
+class Unsupported(ModelError):
+    """An adapter cannot express the new input in its provider's format. Nothing was sent."""
 
 
 class ToolError(AgentrtError):

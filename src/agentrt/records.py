@@ -7,6 +7,7 @@ without parsing it.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ __all__ = [
     "Usage",
     "item_id",
     "parse_item_id",
+    "seal",
+    "unseal",
     "upcast",
 ]
 
@@ -57,6 +60,13 @@ class Item:
         """Read what `encode` wrote."""
         raw, _, private = stored.partition(b"\n")
         return cls(raw, private)
+
+    @classmethod
+    def given(cls, data: Mapping[str, Any], origin: str, number: int) -> Item:
+        """An item that a client sent, under its id here."""
+        kind = str(data.get("type", "message"))
+        private = unseal(data.get("encrypted_content")) if kind == "reasoning" else None
+        return cls.of({**data, "id": item_id(kind, origin, number)}, private)
 
     def encode(self) -> bytes:
         """The stored form."""
@@ -124,12 +134,14 @@ class Items(Sequence[Item]):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one or more model calls. `input_tokens` includes the cached ones."""
+    """Tokens of one or more model calls. `input_tokens` includes those read from and written to a prompt cache."""
 
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    written_tokens: int = 0
+    """Written to the provider's prompt cache, which some charge more for. Not persisted."""
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -137,6 +149,7 @@ class Usage:
             self.output_tokens + other.output_tokens,
             self.cached_tokens + other.cached_tokens,
             self.reasoning_tokens + other.reasoning_tokens,
+            self.written_tokens + other.written_tokens,
         )
 
 
@@ -146,7 +159,7 @@ class Request:
 
     `options` are the checked API parameters that were given (`instructions`, `temperature`, `tools`, `metadata`, ...);
     what is absent has the API's default. `conversation` (`conv_...`) and `previous` (`resp_...`) are as the client
-    named them, or empty.
+    named them, or empty. `chat`: asked for over `/v1/chat/completions`.
     """
 
     agent: str
@@ -155,8 +168,15 @@ class Request:
     conversation: str = ""
     previous: str = ""
     user: str = ""
+    chat: bool = False
     trace: str = ""
     """The trace that the run belongs to, as a W3C `traceparent`; empty where nobody traces."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether its session is for this one run: no later message can name it, nobody reads it."""
+        unstored = self.options.get("store") is False and not self.conversation and not self.previous
+        return self.chat or unstored
 
     def encode(self) -> bytes:
         """The stored form."""
@@ -168,6 +188,8 @@ class Request:
             "previous": self.previous,
             "user": self.user,
         }
+        if self.chat:
+            stored["chat"] = True
         if self.trace:
             stored["trace"] = self.trace
         return orjson.dumps(stored)
@@ -183,8 +205,34 @@ class Request:
             value.get("conversation", ""),
             value.get("previous", ""),
             value.get("user", ""),
+            value.get("chat", False),
             value.get("trace", ""),
         )
+
+
+_SEAL = "agentrt1."
+
+
+def seal(provider: str, data: Mapping[str, Any]) -> str:
+    """A provider's opaque reasoning data as a client that keeps its own history carries it: `encrypted_content`.
+
+    It is opaque, not secret from the client: what must not be read or changed is encrypted or signed by the provider.
+    """
+    packed = orjson.dumps({"provider": provider, "data": data})
+    return _SEAL + base64.urlsafe_b64encode(packed).decode()
+
+
+def unseal(text: object) -> dict[str, Any]:
+    """The private data of an item that `seal` made; empty for anything else."""
+    if not isinstance(text, str) or not text.startswith(_SEAL):
+        return {}
+    try:
+        value = orjson.loads(base64.b64decode(text.removeprefix(_SEAL), altchars=b"-_", validate=True))
+    except ValueError:
+        return {}
+    if isinstance(value, dict) and isinstance(value.get("provider"), str) and isinstance(value.get("data"), dict):
+        return {"provider": value["provider"], "data": value["data"]}
+    return {}
 
 
 _PREFIXES = {

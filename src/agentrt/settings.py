@@ -29,14 +29,22 @@ def _setting(default: Any, text: str, low: int | None = None) -> Any:
 class Settings:
     """The settings of one pod. Field `redis_url` is `AGENTRT_REDIS_URL`, and so on."""
 
-    redis_url: str = _setting("redis://127.0.0.1:6379/0", "the state Redis: redis://, rediss:// or unix://")
+    redis_url: str = _setting(
+        "redis://127.0.0.1:6379/0",
+        "redis://, rediss://, unix://, redis+sentinel://host,host/master or redis+cluster://host,host",
+    )
     lock_redis_urls: str = _setting(
         "", "independent Redis masters for named locks, an odd number, comma between; default: the state Redis"
     )
     pod: str = _setting("", "this pod's name in headers, leases and logs; default: the host's name and the pid")
     auth: str = _setting("on", "`off`: accept any credential, all as tenant `dev`, elsewhere than on loopback too")
-    api_keys_file: str = _setting("", "file of API keys, one `id tenant hmac` a line; see `agentrt keys`")
-    api_keys_secret: str = _setting("", "secret of the HMAC under which API keys are stored")
+    api_keys_file: str = _setting("", "file of API keys, beside those in Redis; see `agentrt keys`")
+    api_keys_secret: str = _setting(
+        "", "secret of the HMAC under which API keys are kept; with it, only keys are let in"
+    )
+    tenant_runs: int = _setting(0, "runs in flight of a tenant without a quota of its own; 0: no limit", 0)
+    tenant_turns_per_minute: int = _setting(0, "its turns a minute", 0)
+    tenant_tokens_per_day: int = _setting(0, "its tokens a day", 0)
     max_runs: int = _setting(256, "runs that this pod works on at once", 1)
     queue_limit: int = _setting(10_000, "runs that may wait for a pod before new ones get a 429", 0)
     attempts_max: int = _setting(3, "pods that may die of a run before it goes to the dead letters", 1)
@@ -47,14 +55,26 @@ class Settings:
     wait_ms: int = _setting(20_000, "how long a message waits for a busy session before its 409", 0)
     waiters_max: int = _setting(64, "messages that may wait for one session", 0)
     session_ttl_s: int = _setting(30 * 86_400, "a session is kept this long after its last turn", 60)
+    alone_ttl_s: int = _setting(
+        86_400, "so long is a session kept that no later message can name: chat completions, `store: false`", 60
+    )
     events_ttl_s: int = _setting(86_400, "the event log of a run is kept this long", 60)
     window_items: int = _setting(50, "newest items of the history that are read for a turn", 1)
     body_bytes_max: int = _setting(4 * 1024 * 1024, "longest request body", 1024)
     item_bytes_max: int = _setting(256 * 1024, "longest single item", 1024)
     items_max: int = _setting(512, "items in one request", 1)
     redis_timeout_ms: int = _setting(1_000, "longest wait for a reply of Redis", 10)
+    wait_replicas: int = _setting(
+        0, "replicas that must acknowledge the intent of an at_most_once effect, and a background run; 0: none", 0
+    )
+    wait_timeout_ms: int = _setting(500, "how long to wait for them before the effect is postponed", 10)
+    wait_turns: str = _setting("off", "`on`: wait for them at the end of every turn, before its client is told")
+    model_gap_s: int = _setting(60, "longest silence of a model provider within a call, its first byte included", 1)
+    prices_file: str = _setting("", "JSON file of prices per million tokens, by model; default: costs are not counted")
     openai_api_key: str = _setting("", "key of OpenAI or a compatible server; OPENAI_API_KEY works too")
     openai_base_url: str = _setting("", "base URL of it; OPENAI_BASE_URL works too")
+    openai_chat_api_key: str = _setting("", "key of the server behind `openai-chat:` models, if it wants one")
+    openai_chat_base_url: str = _setting("", "base URL of a server that speaks OpenAI's chat completions")
     anthropic_api_key: str = _setting("", "key of Anthropic; ANTHROPIC_API_KEY works too")
     anthropic_base_url: str = _setting("", "base URL of it; ANTHROPIC_BASE_URL works too")
     log_level: str = _setting("info", "debug, info, warning or error")
@@ -87,6 +107,8 @@ class Settings:
             raise SettingsError(f"AGENTRT_API_KEYS_FILE: no such file: {settings.api_keys_file}")
         if settings.auth not in {"on", "off"}:
             raise SettingsError("AGENTRT_AUTH must be `on` or `off`")
+        if settings.wait_turns not in {"on", "off"}:
+            raise SettingsError("AGENTRT_WAIT_TURNS must be `on` or `off`")
         urls = settings.lock_urls
         if urls and len(urls) % 2 == 0:
             raise SettingsError(f"AGENTRT_LOCK_REDIS_URLS: a majority wants an odd number of Redis, not {len(urls)}")

@@ -105,7 +105,7 @@ class Telemetry:
         self.turns = _Labelled(
             Counter(
                 "agentrt_turns",
-                "Runs that ended on this pod, by agent and status; `lost` and `handed_over` go on elsewhere.",
+                "Runs that ended on this pod, by agent and status; `lost`, `handed_over`, `postponed` go on elsewhere.",
                 ["agent", "status"],
                 registry=registry,
             )
@@ -187,10 +187,55 @@ class Telemetry:
         self.model_calls = _Labelled(
             Counter(
                 "agentrt_model_calls",
-                "Calls of a model provider, by provider and outcome: ok, retried, failed.",
-                ["provider", "outcome"],
+                "Calls of models, by model and outcome: ok, rate_limited, unavailable (may pass), refused (will not).",
+                ["model", "outcome"],
                 registry=registry,
             )
+        )
+        self.model_retries = _Labelled(
+            Counter(
+                "agentrt_model_retries",
+                "Calls of models that repeat a failed one of the same step, by model.",
+                ["model"],
+                registry=registry,
+            )
+        )
+        self.model_fallbacks = _Labelled(
+            Counter(
+                "agentrt_model_fallbacks",
+                "Replies that came from another model than the agent's first, by agent and model.",
+                ["agent", "model"],
+                registry=registry,
+            )
+        )
+        self.model_tokens = _Labelled(
+            Counter(
+                "agentrt_model_tokens",
+                "Tokens that providers reported, by model and kind: input (all of it), cached and written (parts of "
+                "it), output (all of it), reasoning (a part of it).",
+                ["model", "kind"],
+                registry=registry,
+            )
+        )
+        self.model_cost = _Labelled(
+            Counter(
+                "agentrt_model_cost",
+                "What replies cost by AGENTRT_PRICES_FILE, in its currency, by agent and model; without lost replies.",
+                ["agent", "model"],
+                registry=registry,
+            )
+        )
+        self._circuit = Gauge(
+            "agentrt_model_circuit",
+            "Whether this pod asks the model: 0 closed (yes), 1 half open (one call decides), 2 open (no).",
+            ["model"],
+            registry=registry,
+        )
+        self._circuit_opened = Counter(
+            "agentrt_model_circuit_opened",
+            "Times that this pod stopped asking a model for a while.",
+            ["model"],
+            registry=registry,
         )
         self.tokens = _Labelled(
             Counter(
@@ -255,6 +300,12 @@ class Telemetry:
         self.redis_writes = _Read("agentrt_redis_writes", "Writes to the state connection, each of one or more units.")
         for reading in (self.redis_breaks, self.redis_units, self.redis_writes):
             registry.register(reading)
+
+    def circuit_changed(self, model: str, state: str) -> None:
+        """A model's circuit has a new state."""
+        self._circuit.labels(model).set(("closed", "half_open", "open").index(state))
+        if state == "open":
+            self._circuit_opened.labels(model).inc()
 
     def render(self) -> bytes:
         """The text exposition of all metrics."""

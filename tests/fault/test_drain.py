@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from tests.harness.redis_server import RedisServer
 from tests.harness.runs import record, status, wait_until
 
 TARGET = "tests.harness.agents:agents"
+LIBRARIES = "import starlette.applications, uvicorn, redis.asyncio, orjson, pydantic, prometheus_client, uvloop, click"
 
 
 @pytest.fixture(autouse=True)
@@ -177,14 +180,18 @@ def test_a_second_signal_ends_it_at_once(redis_server: RedisServer) -> None:
         assert ended(g, 2) < 1
 
 
-def test_a_start_costs_no_more_than_a_second_and_a_half(redis_server: RedisServer) -> None:
-    """CPU time up to the first 200, the best of three: the machine is shared, and nothing but CPU is waited for."""
+def test_a_start_costs_little_more_than_its_libraries(redis_server: RedisServer) -> None:
+    """CPU time up to the first 200, next to that of importing what a pod is made of: no second is spent elsewhere."""
+    before = os.times()
+    subprocess.run([sys.executable, "-c", LIBRARIES], check=True)
+    after = os.times()
+    libraries = after.children_user + after.children_system - before.children_user - before.children_system
     spent = []
     for number in range(3):
         with pod(redis_server, f"d-h{number}", 0, 0) as one:
             times = psutil.Process(one.pid).cpu_times()
             spent.append(times.user + times.system)
-    assert min(spent) < 1.5, spent
+    assert min(spent) < 3 * libraries, (spent, libraries)
 
 
 # --- behind a load balancer -------------------------------------------------------------------------------------------

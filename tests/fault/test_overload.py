@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
-import itertools
 import os
-import random
 import re
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import openai
 import pytest
 
 from agentrt.store.keys import QueueKeys
+from tests.harness.fleet import Fleet, submit
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
 from tests.harness.runs import effects, keys_of, record, status, wait_until
@@ -150,56 +148,6 @@ def test_the_gauges_lie_between_the_truth_before_and_after(redis_server: RedisSe
 # --- many runs, dying pods --------------------------------------------------------------------------------------------
 
 
-class Fleet:
-    """Pods that are started again when they die; one is killed every `period_s`."""
-
-    def __init__(self, pods: list[Pod], period_s: float) -> None:
-        self.pods = pods
-        self.kills = 0
-        self._period_s = period_s
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._work)
-
-    def __enter__(self) -> Fleet:
-        for one in self.pods:
-            one.start()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        for one in self.pods:
-            one.stop()
-
-    def _work(self) -> None:
-        chance = random.Random(11)
-        while not self._stop.wait(self._period_s):
-            victim = chance.choice(self.pods)
-            victim.kill()
-            self.kills += 1
-            victim.start(wait=False)
-
-
-def submit(fleet: Fleet, client: httpx2.Client, number: int) -> str:
-    """One background run, sent until some pod has said that it has it. Returns its id."""
-    for pod in itertools.islice(itertools.cycle(fleet.pods), number % 3, None):
-        try:
-            answer = client.post(
-                f"{pod.url}/v1/responses",
-                json={"model": "worker", "input": "book", "background": True},
-                headers={"Idempotency-Key": f"run-{number}"},
-            )
-        except httpx2.HTTPError:
-            time.sleep(0.05)
-            continue
-        if answer.status_code == 200:
-            return str(answer.json()["id"])
-        assert answer.status_code in {429, 503}, answer.text
-        time.sleep(0.2)
-    raise AssertionError
-
-
 @pytest.mark.timeout(240 + RUNS // 5)
 def test_background_runs_under_kills_end_exactly_once(redis_server: RedisServer, tmp_path: Path) -> None:
     """Three pods, one killed every few seconds: each run ends once, with one effect; the queue drains."""
@@ -209,7 +157,7 @@ def test_background_runs_under_kills_end_exactly_once(redis_server: RedisServer,
     pods = [pod(redis_server, f"k-{number}", 8, **env) for number in range(3)]
     with Fleet(pods, 5 if RUNS > 1_000 else 2.5) as fleet, redis_server.client() as client:
         with concurrent.futures.ThreadPoolExecutor(8) as threads, httpx2.Client(timeout=10) as http:
-            responses = list(threads.map(lambda number: submit(fleet, http, number), range(RUNS)))
+            responses = list(threads.map(lambda number: submit(fleet.pods, http, number, "book"), range(RUNS)))
         assert len(set(responses)) == RUNS
 
         def open_runs() -> int:

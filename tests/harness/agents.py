@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import secrets
 import signal
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,7 +25,10 @@ def slow(request: ModelRequest) -> Iterable[ModelEvent | float]:
 
 
 def worker(request: ModelRequest) -> Iterable[ModelEvent | float]:
-    """Calls the tools that the user names (`book note read`), all in one step, then says how they ended."""
+    """Calls the tools that the user names (`book note read`), all in one step, then says how they ended.
+
+    As real models do, it gives its calls other ids whenever it is asked again.
+    """
     last = request.items[-1]
     yield 0.05
     if last.type == "mcp_call":
@@ -36,7 +40,7 @@ def worker(request: ModelRequest) -> Iterable[ModelEvent | float]:
         yield TextDelta("I see")
         return
     for number, name in enumerate(last_user_text(request.items).split()):
-        yield ToolCall(f"call-{number}", name, "{}")
+        yield ToolCall(f"call-{number}-{secrets.token_hex(4)}", name, "{}")
 
 
 def teller(request: ModelRequest) -> Iterable[ModelEvent | float]:
@@ -94,6 +98,15 @@ async def once(ctx: ToolContext) -> str:
     return f"done-{await asyncio.to_thread(_happen, ctx, '')}"
 
 
+@tool(timeout=60)
+async def wire(ctx: ToolContext) -> str:
+    """Wire money, at most once: it takes a while before and after, and nobody can ask whether it happened."""
+    await asyncio.sleep(0.3)
+    number = await asyncio.to_thread(_happen, ctx, "")
+    await asyncio.sleep(0.3)
+    return f"wired-{number}"
+
+
 @tool(effect=Effect.READ_ONLY)
 async def read() -> str:
     """Read something."""
@@ -115,7 +128,7 @@ SCRIPTS["poison"] = poison
 agents = [
     Agent("echo", model="scripted:echo"),
     Agent("slow", model="scripted:slow"),
-    Agent("worker", model="scripted:worker", tools=[book, note, once, read, charge]),
+    Agent("worker", model="scripted:worker", tools=[book, note, once, wire, read, charge]),
     Agent("teller", model="scripted:teller", tools=[book]),
     Agent("fast", model="scripted:fast"),
     Agent("poison", model="scripted:poison"),

@@ -1,5 +1,8 @@
 """A pod that kills itself at its Nth step: `KILL_AT=N python -m tests.harness.pod_that_dies serve ...`.
 
+`KILL_AT` may also name the step in words (`written plan`), and `KILL_BY` another signal: SIGSTOP lets it sleep until
+somebody wakes it.
+
 A step is what a turn does with the world outside of its process, before and after: a unit for Redis (handed over,
 written, answered), a call of the model, an effect. They are counted from the first message on; what goes on beside a
 turn, renewals and probes, is not. Each step is written to the file `KILL_LOG` before it is taken.
@@ -22,7 +25,8 @@ from agentrt.store.multiplexer import Multiplexer
 from agentrt.store.scripts import load_all
 from tests.harness import agents
 
-KILL_AT = int(os.environ["KILL_AT"])
+KILL_AT = os.environ["KILL_AT"]
+KILL_BY = signal.Signals[os.environ.get("KILL_BY", "SIGKILL")]
 NAMES = {script.sha.encode(): name for name, script in load_all().items()}
 BESIDE = {"renew", "watch", "follow"}
 
@@ -43,8 +47,8 @@ class Steps:
             self._count += 1
             with open(os.environ["KILL_LOG"], "a", encoding="utf-8") as log:
                 log.write(f"{self._count} {name}\n")
-            if self._count == KILL_AT:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if str(self._count) == KILL_AT or set(KILL_AT.split()) <= set(name.split()):
+                os.kill(os.getpid(), KILL_BY)
 
 
 STEPS = Steps()

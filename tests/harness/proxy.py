@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -10,10 +11,14 @@ from contextlib import suppress
 class ByteProxy:
     """Relays to `port`. What comes back from the server goes through `on_reply`: it returns the bytes to pass on, or
     None to cut the connection without passing them on. `delay_s` holds every reply; `blackhole` swallows everything.
+    `listen` is the port of its own, any by default.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, listen: int = 0, ssl: ssl.SSLContext | None = None) -> None:
+        """`ssl`: speak TLS to clients."""
         self._target = port
+        self._listen = listen
+        self._ssl = ssl
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.delay_s = 0.0
@@ -31,7 +36,7 @@ class ByteProxy:
         return f"redis://127.0.0.1:{self.port}/0"
 
     async def __aenter__(self) -> ByteProxy:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._listen, ssl=self._ssl)
         return self
 
     async def __aexit__(self, *_: object) -> None:

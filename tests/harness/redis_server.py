@@ -11,6 +11,8 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -99,6 +101,12 @@ class RedisServer:
         assert self._process is not None
         self._process.send_signal(number)
 
+    def restart(self) -> None:
+        """Start it again after it was killed, on the same port; what it did not keep on disk is gone."""
+        assert self._process is not None
+        self._process.wait()
+        self.start()
+
     def stop(self) -> None:
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
@@ -117,16 +125,30 @@ class RedisServer:
 
 
 class RedisCluster:
-    """A Cluster of `masters` masters on loopback, no replicas."""
+    """A Cluster of `masters` masters on loopback, each with `replicas` replicas."""
 
-    def __init__(self, masters: int = 3) -> None:
-        args = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+    def __init__(self, masters: int = 3, replicas: int = 0) -> None:
+        args = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--repl-diskless-sync-delay", "0")
+        args += ("--repl-ping-replica-period", "1")  # a replica without an offset is not shown
         self.nodes = [RedisServer(*args) for _ in range(masters)]
+        self.replicas = [RedisServer(*args) for _ in range(masters * replicas)]
+        """Replica number i is one of master number i % masters."""
+
+    @property
+    def url(self) -> str:
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
 
     def __enter__(self) -> RedisCluster:
-        for node in self.nodes:
+        try:
+            return self._form()
+        except BaseException:
+            self._stop()
+            raise
+
+    def _form(self) -> RedisCluster:
+        everybody = [*self.nodes, *self.replicas]
+        for number, node in enumerate(everybody):
             node.start()
-        for number, node in enumerate(self.nodes):
             with node.client() as client:
                 client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         share = 16384 // len(self.nodes)
@@ -134,23 +156,104 @@ class RedisCluster:
             end = 16384 if number == len(self.nodes) - 1 else (number + 1) * share
             with node.client() as client:
                 client.execute_command("CLUSTER", "ADDSLOTS", *range(number * share, end))
-                for other in self.nodes:
-                    if other is not node:
-                        client.execute_command("CLUSTER", "MEET", "127.0.0.1", other.port)
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            if all(self._settled(node) for node in self.nodes):
-                return self
+        for node in everybody[1:]:
+            with node.client() as client:
+                client.execute_command("CLUSTER", "MEET", "127.0.0.1", everybody[0].port)
+        self._until(lambda: all(self._settled(node) for node in everybody), "the cluster did not form")
+        for number, replica in enumerate(self.replicas):
+            with replica.client() as client:
+                client.execute_command("CLUSTER", "REPLICATE", self.id_of(self.nodes[number % len(self.nodes)]))
+        self._until(lambda: all(self._in_step(replica) for replica in self.replicas), "the replicas did not follow")
+        wanted = len(self.replicas) // len(self.nodes)
+        self._until(lambda: all(self._replicas(node) == wanted for node in everybody), "the replicas are not known")
+        return self
+
+    @staticmethod
+    def _until(condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + 30
+        while not condition():
+            if time.monotonic() > deadline:
+                raise RuntimeError(what)
             time.sleep(0.05)
-        raise RuntimeError("the cluster did not form")
+
+    @staticmethod
+    def id_of(node: RedisServer) -> str:
+        """The node's name in the Cluster."""
+        with node.client() as client:
+            return str(client.execute_command("CLUSTER", "MYID").decode())
 
     def _settled(self, node: RedisServer) -> bool:
         with node.client() as client:
             info = client.execute_command("CLUSTER INFO")
-        return info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == len(self.nodes)
+        known = len(self.nodes) + len(self.replicas)
+        return info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == known
+
+    @staticmethod
+    def _in_step(replica: RedisServer) -> bool:
+        with replica.client() as client:
+            info = client.info("replication")
+        return info["role"] == "slave" and info["master_link_status"] == "up"
+
+    def _replicas(self, node: RedisServer) -> int:
+        """The smallest number of replicas of a master, as this node knows it."""
+        with node.client() as client:
+            slots = client.execute_command("CLUSTER SLOTS")
+        return min(len(entry) - 3 for entry in slots)
+
+    def masters(self) -> list[RedisServer]:
+        """Who is one now, of those that answer."""
+        return [node for node in [*self.nodes, *self.replicas] if self._role(node) == b"master"]
+
+    @staticmethod
+    def _role(node: RedisServer) -> bytes:
+        try:
+            with node.client() as client:
+                return bytes(client.execute_command("ROLE")[0])
+        except redis.RedisError:
+            return b""
+
+    def owner_of(self, slot: int) -> RedisServer:
+        """The master that says itself that it answers for a slot: what another node says of it may be late."""
+        owner = self.owner_among(slot, [*self.nodes, *self.replicas])
+        if owner is None:
+            raise RuntimeError(f"nobody owns slot {slot}")
+        return owner
+
+    def owner_among(self, slot: int, nodes: list[RedisServer]) -> RedisServer | None:
+        """As `owner_of`, of these nodes; None for none."""
+        for node in nodes:
+            if self._role(node) == b"master":
+                with node.client() as client:
+                    entries = client.execute_command("CLUSTER SLOTS")
+                if any(entry[0] <= slot <= entry[1] and entry[2][1] == node.port for entry in entries):
+                    return node
+        return None
+
+    @contextmanager
+    def moving(self, slot: int, to: RedisServer) -> Iterator[None]:
+        """Move a slot: begun and half done inside the block, every key and the slot itself at its end."""
+        source = self.owner_of(slot)
+        with source.client() as old, to.client() as new:
+            new.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", self.id_of(source))
+            old.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", self.id_of(to))
+            first = old.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 1_000)
+            self._migrate(old, to, first[: (len(first) + 1) // 2])
+            yield
+            while keys := old.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
+                self._migrate(old, to, keys)
+            for client in (new, old):
+                client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", self.id_of(to))
+
+    @staticmethod
+    def _migrate(client: redis.Redis, to: RedisServer, keys: list[bytes]) -> None:
+        if keys:
+            client.execute_command("MIGRATE", "127.0.0.1", to.port, "", 0, 5000, "REPLACE", "KEYS", *keys)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for node in self.nodes:
+        self._stop()
+
+    def _stop(self) -> None:
+        for node in [*self.nodes, *self.replicas]:
             node.stop()

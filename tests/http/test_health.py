@@ -33,6 +33,16 @@ async def test_livez_and_readyz_say_who_they_are_and_what_they_checked(pods: lis
     assert (await a.get("/readyz")).json()["checks"]["redis"]["asked_seconds_ago"] < 5
 
 
+async def test_readyz_says_what_redis_keeps_and_refuses_nothing_for_it(a: Client) -> None:
+    async def known() -> bool:
+        return bool((await a.get("/readyz")).json()["checks"]["durability"]["state"] == "off")
+
+    await eventually(known)
+    answered = await a.get("/readyz")
+    assert answered.status_code == 200
+    assert "appendonly is off" in answered.json()["checks"]["durability"]["reason"]
+
+
 async def test_every_pod_hears_notices(pods: list[Pod], store: redis.Redis) -> None:
     """Grants and cancels reach a pod at once, and others can see that it lives."""
     assert store.pubsub_numsub(*(pod_channel(pod.name) for pod in pods)) == [

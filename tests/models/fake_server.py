@@ -126,6 +126,8 @@ async def serve(make: Callable[[], FakeServer]) -> AsyncIterator[FakeServer]:
 
 
 def sse(event: str, data: object) -> bytes:
-    """One event; `data` that is a string goes out as it is."""
+    """One event, without a name where that is empty; `data` that is a string goes out as it is."""
     text = data if isinstance(data, str) else json.dumps(data)
+    if not event:
+        return f"data: {text}\n\n".encode()
     return f"event: {event}\ndata: {text}\n\n".encode()

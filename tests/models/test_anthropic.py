@@ -27,7 +27,7 @@ from tests.models.fake_server import FakeServer, Reply, serve
 KEY = "sk-ant-very-secret"
 PROMPT = "my private question"
 REQUEST = ModelRequest([Item.of({"type": "message", "role": "user", "content": PROMPT})])
-USAGE = Usage(100, 20, 64, 8)
+USAGE = Usage(100, 20, 64, 8, 6)
 
 
 @pytest.fixture
@@ -62,6 +62,7 @@ async def test_text_and_usage(fake: FakeServer, model: AnthropicModel) -> None:
         "model": "claude-test",
         "stream": True,
         "max_tokens": 16_384,
+        "cache_control": {"type": "ephemeral"},
         "messages": [{"role": "user", "content": [{"type": "text", "text": PROMPT}]}],
     }
 

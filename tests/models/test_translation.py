@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from agentrt.errors import Unsupported
 from agentrt.models import anthropic_wire, failure, openai_wire
 from agentrt.models.anthropic_messages import system_and_messages
 from agentrt.models.base import ModelRequest, ToolSpec
+from agentrt.models.chat_wire import messages as chat_messages
 from agentrt.models.conversation import INTERRUPTED
 from agentrt.models.openai_wire import input_items
 from agentrt.records import Item
@@ -159,10 +161,30 @@ def test_files_and_images() -> None:
         {"type": "input_text", "text": "  "},
     ]
     item = Item.of({"id": "msg_u", "type": "message", "role": "user", "content": parts})
-    blocks = messages(item)[0]["content"]
+    blocks = messages(item, said("seen", 0))[0]["content"]
     assert [block["type"] for block in blocks] == ["image", "image", "text", "document"]
     assert blocks[0]["source"] == {"type": "base64", "media_type": "image/png", "data": "AAAA"}
     assert input_items([item])[0]["content"] == parts
+
+
+@pytest.mark.parametrize(
+    ("translate", "part"),
+    [
+        (system_and_messages, {"type": "input_image", "file_id": "file_1"}),
+        (system_and_messages, {"type": "input_image", "image_url": "data:image/tiff;base64,AAAA"}),
+        (system_and_messages, {"type": "input_audio", "input_audio": {}}),
+        (input_items, {"type": "input_audio", "input_audio": {}}),
+        (input_items, {"type": "input_image"}),
+        (chat_messages, {"type": "input_image", "file_id": "file_1"}),
+        (chat_messages, {"type": "input_file", "file_url": "https://x/y.pdf"}),
+    ],
+)
+def test_new_content_without_a_place_is_refused(translate: Any, part: dict[str, Any]) -> None:
+    """The user is told; once a model has answered, a text stands for it, or the conversation could never go on."""
+    new = Item.of({"id": "msg_u", "type": "message", "role": "user", "content": [part]})
+    with pytest.raises(Unsupported, match="cannot take"):
+        translate([user("q"), said("a", 0), new])
+    translate([new, said("a", 0), user("q")])
 
 
 def test_unknown_items_are_left_out() -> None:
@@ -221,6 +243,33 @@ def test_thinking(name: str, effort: str, sent: dict[str, Any]) -> None:
 def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
     now = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
     assert failure.retry_after_s(headers, now) == seconds
+
+
+@pytest.mark.parametrize(("maker", "sent"), [("anthropic", True), ("openai", False)])
+def test_no_thinking_amid_calls_that_another_model_made(maker: str, sent: bool) -> None:
+    """A model with a budget refuses to think on when the calls were made without a thought of its own."""
+    thought = {"type": "thinking", "thinking": "hm", "signature": "s"}
+    reasoning = Item.of(
+        {"id": f"rs_{RUN}0", "type": "reasoning", "summary": []}, {"step": 0, "provider": maker, "data": thought}
+    )
+    request = ModelRequest([user("q"), reasoning, mcp(1, 0)], reasoning={"effort": "low"})
+    params = anthropic_wire.parameters("claude-sonnet-4-5", request, 16_384)
+    assert ("thinking" in params) is sent
+    later = ModelRequest([user("q"), reasoning, mcp(1, 0), said("a", 1), user("r")], reasoning={"effort": "low"})
+    assert "thinking" in anthropic_wire.parameters("claude-sonnet-4-5", later, 16_384)
+
+
+def test_no_thinking_where_a_call_is_forced() -> None:
+    request = ModelRequest([user("q")], tools=[ToolSpec("t", "", {})], tool_choice="required", reasoning={})
+    assert "thinking" not in anthropic_wire.parameters("claude-next", request, 9)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"), [("gpt-5", True), ("o3-mini", True), ("gpt-4.1", False), ("gpt-5-chat-latest", False)]
+)
+def test_thoughts_are_asked_for_where_there_are_any(name: str, asked: bool) -> None:
+    params = openai_wire.parameters(name, ModelRequest([user("q")]))
+    assert params.get("include") == (["reasoning.encrypted_content"] if asked else None)
 
 
 def test_thinking_alone_is_not_sent() -> None:

@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from agentrt.agent import Agent
-from agentrt.http import responses
+from agentrt.http import answers
 from agentrt.http.surface import Surface
 from agentrt.models.base import ModelEvent, ModelRequest, TextDelta
 from agentrt.runtime.admission import Locked, Place
@@ -59,7 +59,7 @@ async def test_the_events_of_an_abandoned_place(redis_url: str) -> None:
     async with running(redis_url, [ECHO, SLOW], {"slow": slow}, wait_ms=1000) as runtime:
         place = await abandoned(runtime)
         async with asyncio.timeout(15):
-            kinds = [kind async for batch in responses._live(runtime.surface, place) for _, kind, _ in batch]
+            kinds = [kind async for batch in answers.live(runtime.surface, place) for _, kind, _ in batch]
         assert (kinds[0], kinds[-1]) == ("response.created", "response.completed")
 
 
@@ -81,7 +81,7 @@ class Stopping:
 async def test_a_run_that_stops_while_its_client_reads_slowly() -> None:
     """Nothing is missed when the last events and the end of the task come in one go."""
     place = Place(SessionKeys("dev", new_id()), new_id(), cast(Any, SimpleNamespace(record=None)))
-    events = responses._live(cast(Surface, SimpleNamespace(admission=Stopping())), place)
+    events = answers.live(cast(Surface, SimpleNamespace(admission=Stopping())), place)
     assert inspect.isasyncgen(events)
     numbers = []
     async with asyncio.timeout(5):

@@ -71,6 +71,9 @@ async def until(condition: Callable[[], object], timeout_s: float = 10) -> None:
             await asyncio.sleep(0.002)
 
 
+REQUEST = b'{"agent":"support","created":1,"options":{}}'
+
+
 class Store:
     """The store's classes as one pod builds them. `config` overrides `StoreConfig`."""
 
@@ -119,7 +122,14 @@ def new_session(tenant: str = "acme") -> SessionKeys:
 def message(session: SessionKeys, **changes: Any) -> Begin:
     """A message nobody has sent before; it may create the session."""
     want = Begin(
-        session, new_id(), new_id(), new_id(), "support", request=b'{"agent":"support"}', input=b"[]", create=True
+        session,
+        new_id(),
+        new_id(),
+        new_id(),
+        "support",
+        request=b'{"agent":"support","created":1,"options":{}}',
+        input=b"[]",
+        create=True,
     )
     return replace(want, **changes)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TypeVar
 
 import pytest
 import redis as redis_py
@@ -13,19 +14,23 @@ from redis.crc import key_slot
 
 from agentrt.errors import ScriptError
 from agentrt.records import Item
-from agentrt.store.connection import Redis, Sent, Unit
+from agentrt.store.access import Access, KeyRecord, Quota, Quotas
+from agentrt.store.address import Server
+from agentrt.store.connection import Redis, Unit
 from agentrt.store.doubts import Place, Resolution
+from agentrt.store.inspection import Inspection
 from agentrt.store.journal import Batch, Planned
 from agentrt.store.keys import LockKeys, QueueKeys, SessionKeys, new_id
 from agentrt.store.line import Line
+from agentrt.store.nodes import _Cluster
 from agentrt.store.ownership import Owned
 from agentrt.store.queue import DeadLetter, Urgency
 from agentrt.store.quorum import Quorum
 from agentrt.store.scripts import Script, load_all
-from agentrt.store.sessions import Ended, Joined, Waiting
+from agentrt.store.sessions import Ended, Joined, Steered, Waiting
 from agentrt.store.tenure import LockConfig
 from agentrt.tasks import Errands
-from tests.harness.redis_server import RedisCluster
+from tests.harness.redis_server import RedisCluster, RedisServer
 from tests.store.stage import (
     Store,
     again,
@@ -39,7 +44,10 @@ from tests.store.stage import (
     outcome_of,
     planned,
     recorded,
+    until,
 )
+
+T = TypeVar("T")
 
 MASTERS = 3
 
@@ -47,25 +55,6 @@ MASTERS = 3
 def node_of(slot: bytes) -> int:
     """The number of the master that owns what a unit names."""
     return min(key_slot(slot) // (16384 // MASTERS), MASTERS - 1)
-
-
-class Routed:
-    """What the store's classes need of a `Redis`, each unit going to the master that owns its slot."""
-
-    def __init__(self, nodes: list[Redis]) -> None:
-        self._nodes = nodes
-        self.scripts = nodes[0].scripts
-        for node in nodes:
-            node.scripts = self.scripts
-
-    async def execute(self, unit: Unit) -> list[Any]:
-        return await self._nodes[node_of(unit.slot)].execute(unit)
-
-    def send(self, unit: Unit) -> Sent:
-        return self._nodes[node_of(unit.slot)].send(unit)
-
-    def post(self, unit: Unit) -> None:
-        self._nodes[node_of(unit.slot)].post(unit)
 
 
 @pytest.fixture(scope="module")
@@ -86,14 +75,14 @@ def masters(cluster: RedisCluster) -> Iterator[list[redis_py.Redis]]:
 
 
 @pytest.fixture
-async def routed(cluster: RedisCluster, masters: list[redis_py.Redis]) -> AsyncIterator[Routed]:
-    async with AsyncExitStack() as stack:
-        yield Routed([await stack.enter_async_context(connected(node.url)) for node in cluster.nodes])
+async def routed(cluster: RedisCluster, masters: list[redis_py.Redis]) -> AsyncIterator[Redis]:
+    async with connected(cluster.url) as routed:
+        yield routed
 
 
 @pytest.fixture
-def store(routed: Routed) -> Store:
-    return Store(routed)  # type: ignore[arg-type]
+def store(routed: Redis) -> Store:
+    return Store(routed)
 
 
 # --- which script touched what ----------------------------------------------------------------------------------------
@@ -171,6 +160,7 @@ async def converse(store: Store, session: SessionKeys, client: redis_py.Redis) -
     assert owned is not None
     leases.end(dead.lease)
     await journal.intend(owned, [late.key])
+    await journal.unintend(owned, [late.key])
     await store.sessions.hand_over(owned)
     await store.queue.enqueue(owned.lease, Urgency.RECOVERED)
     assert (await store.queue.sweep(10))[1] > 0
@@ -189,7 +179,11 @@ async def converse(store: Store, session: SessionKeys, client: redis_py.Redis) -
 
     granted = await store.own(patient)
     assert [item.id for item in granted.window] == ["0", "2"]
-    await store.sessions.commit(granted, ending(b'{"id":"3"}'))
+    more = message(session, policy="steer", by_key=True)
+    assert await store.sessions.steer(more, granted.run.id) == Steered(granted.run.id)
+    assert await store.sessions.commit(granted, ending(b'{"id":"3"}')) is None
+    assert len(await store.sessions.steers(granted)) == 1
+    await store.sessions.commit(granted, replace(ending(b'{"id":"3"}'), steered=1))
     await resolve_one(store, dead, late)
     assert await store.sessions.revive(session, want.run) == "completed"
     assert await conversations.delete_run(session, want.run) == "ok"
@@ -239,6 +233,16 @@ async def test_named_locks(store: Store, masters: list[redis_py.Redis]) -> None:
         assert 0 < masters[node_of(lock.tag)].ttl(lock.hash) <= 60
 
 
+async def operate(redis: Redis) -> None:
+    """The scripts of tenants, operators and pods, which know no session."""
+    await Access(redis).set_key("id", KeyRecord("acme", "digest", ("run",)))
+    await Inspection(redis).seen("pod-a", {"runs": 1})
+    quotas = Quotas(redis)
+    assert (await quotas.verdict(quotas.entering("acme", "s/r", Quota(runs=1)))).outcome == "ok"
+    await quotas.hold("acme", ["s/r"])
+    quotas.leave("acme", "s/r")
+
+
 async def upgrade_one(store: Store, masters: list[redis_py.Redis]) -> None:
     """A session of the version before."""
     want = message(new_session(), create=False)
@@ -246,7 +250,7 @@ async def upgrade_one(store: Store, masters: list[redis_py.Redis]) -> None:
     await store.own(want)
 
 
-async def test_the_whole_flow(store: Store, routed: Routed, masters: list[redis_py.Redis]) -> None:
+async def test_the_whole_flow(store: Store, routed: Redis, masters: list[redis_py.Redis]) -> None:
     """All scripts, on sessions of all three masters: nothing crosses a slot, and no undeclared key is touched."""
     watchers = watch(masters, routed.scripts)
     sessions: list[SessionKeys] = []
@@ -256,6 +260,7 @@ async def test_the_whole_flow(store: Store, routed: Routed, masters: list[redis_
         await converse(store, session, masters[node_of(session.tag)])
         await upgrade_one(store, masters)
     await asyncio.gather(*(lock_one(store, session.id) for session in sessions))
+    await operate(routed)
     for session in sessions:
         assert await store.conversations.delete(session)
     seen = [watcher.read() for watcher in watchers]
@@ -263,14 +268,63 @@ async def test_the_whole_flow(store: Store, routed: Routed, masters: list[redis_
     assert set[str]().union(*(watcher.seen for watcher in seen)) == set(routed.scripts)
     locking = {"lock_acquire", "lock_renew", "lock_release", "lock_raise"}
     queueing = {"enqueue", "sweep", "take", "park", "bury"}
-    per_session = set(routed.scripts) - {"lease", "renew", "watch", "upgrade"} - locking - queueing
+    operating = {"access_set", "pod_seen", "quota_enter", "quota_hold", "quota_leave"}
+    per_session = set(routed.scripts) - {"lease", "renew", "watch", "upgrade"} - locking - queueing - operating
     assert all(watcher.seen >= per_session for watcher in seen)
+
+
+# --- slots that move -------------------------------------------------------------------------------------------------
+
+
+async def moved_while(redis: Redis, cluster: RedisCluster, slot: int, to: RedisServer, work: Awaitable[T]) -> T:
+    """Move a slot, with `work` begun when half of its keys are there, and refused at least once before the rest is."""
+    with cluster.moving(slot, to):
+        sent = redis.stats.units
+        doing = asyncio.ensure_future(work)
+        await until(lambda: doing.done() or redis.stats.units > sent + 2)
+    return await doing
+
+
+async def test_a_slot_moves_under_a_session(store: Store, routed: Redis, cluster: RedisCluster) -> None:
+    """Half moved: keys are found on either side (ASK), a script over both waits for the rest (TRYAGAIN) and is run
+    once. Moved: the new owner is known at once (MOVED), and nobody is sent there twice."""
+    session = new_session()
+    slot, home = key_slot(session.tag), cluster.nodes[node_of(session.tag)]
+    away = cluster.nodes[(node_of(session.tag) + 1) % MASTERS]
+    want = message(session)
+    owned = await store.own(want)
+    await store.sessions.commit(owned, ending(b'{"id":"0"}'))
+    with cluster.moving(slot, away):
+        for name in (session.hash, session.items, session.runs, owned.run.hash):
+            unit = Unit(session.tag).command("EXISTS", name).command("EXISTS", name)
+            assert await routed.execute(unit) == [1, 1], name
+    for number, there in enumerate((home, away, home), 1):
+        owned = await moved_while(routed, cluster, slot, there, store.own(message(session)))
+        assert len(owned.window) == number
+        await store.sessions.commit(owned, ending(b'{"id":"%d"}' % number))
+        sent = routed.stats.units
+        await store.events.read(session, owned.run.id, -1)
+        assert routed.stats.units == sent + 1
+    assert await store.begin(again(want, by_key=True, run=want.run)) == Ended(want.run)
+
+
+async def test_a_map_that_is_wrong_everywhere_is_put_right(store: Store, routed: Redis, cluster: RedisCluster) -> None:
+    """One MOVED, and the map is read anew: of many slots that moved, few are found out by refusal."""
+    wrong = Server("127.0.0.1", cluster.nodes[0].port)
+    nodes = routed._nodes
+    assert isinstance(nodes, _Cluster)
+    nodes._masters = [wrong] * len(nodes._masters)
+    session = new_session()
+    while node_of(session.tag) == 0:
+        session = new_session()
+    assert isinstance(await store.begin(message(session)), Owned)
+    await until(lambda: {server.port for server in nodes._masters if server} == {node.port for node in cluster.nodes})
 
 
 # --- negative controls ------------------------------------------------------------------------------------------------
 
 
-async def test_a_script_over_two_slots_fails(store: Store, routed: Routed) -> None:
+async def test_a_script_over_two_slots_fails(store: Store, routed: Redis) -> None:
     """The Cluster does refuse: leases of the queue's slot in a script of a session's."""
     session = new_session()
     both = Script("both", "-- both: two slots\n-- KEYS session leases\n-- ARGV\nreturn redis.call('EXISTS', session)\n")
@@ -280,7 +334,7 @@ async def test_a_script_over_two_slots_fails(store: Store, routed: Routed) -> No
         await routed.execute(unit)
 
 
-async def test_the_watcher_finds_an_undeclared_key(routed: Routed, masters: list[redis_py.Redis]) -> None:
+async def test_the_watcher_finds_an_undeclared_key(routed: Redis, masters: list[redis_py.Redis]) -> None:
     """A key built inside Lua, in the script's own slot: the Cluster lets it pass, the watcher does not."""
     session = new_session()
     text = "-- built: a key of its own\n-- KEYS session\n-- ARGV\nreturn redis.call('GET', session .. ':built')\n"
@@ -292,12 +346,12 @@ async def test_the_watcher_finds_an_undeclared_key(routed: Routed, masters: list
     assert [found for watcher in seen for found in watcher.undeclared] == [("built", key)]
 
 
-async def test_a_unit_for_the_wrong_node_is_moved(routed: Routed, cluster: RedisCluster) -> None:
+async def test_a_unit_for_the_wrong_node_is_moved(routed: Redis, cluster: RedisCluster) -> None:
     """The masters do not answer for each other, so the flow above did go where its slots are."""
     session = new_session()
     unit = Unit(session.tag).command("HGETALL", session.hash)
     async with connected(cluster.nodes[(node_of(session.tag) + 1) % MASTERS].url) as wrong:
-        with pytest.raises(ScriptError, match="MOVED"):
+        with pytest.raises(ScriptError, match=r"redis\+cluster://.*MOVED"):
             await wrong.execute(unit)
     assert await routed.execute(unit) == [[]]
 

@@ -225,7 +225,7 @@ async def test_negative_control_an_hset_first(store: Store, admin: redis_py.Redi
     """Without the HDEL in front the same write is refused: the test above does test its order."""
     lines = {
         "record": "  redis.call('HDEL', effects, ARGV[i] .. '@')",
-        "commit": "redis.call('HDEL', session, 'owner')",
+        "commit": "redis.call('HDEL', session, 'owner', 'steers')",
     }
     store.redis.scripts[write] = without(store.redis.scripts[write], lines[write])
     owned = await store.own(message(new_session()))

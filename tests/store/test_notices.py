@@ -59,7 +59,7 @@ async def test_who_waits_is_woken(notices: Notices, outside: redis_py.Redis) -> 
     say(outside, "cancel", "run")
     await heard(events[1])
     assert not events[0].is_set()
-    assert notices.cancelled == {"run"}
+    assert set(notices.cancelled) == {"run"}
 
 
 async def test_what_is_no_notice_does_not_end_it(notices: Notices, outside: redis_py.Redis) -> None:

@@ -509,7 +509,7 @@ async def test_a_displaced_owner_is_refused(store: Store, outside: redis_py.Redi
     assert contents(outside) == before
 
 
-@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.parametrize("name", sorted(WRITES.keys() - {"unintend"}))  # which also looks at the token in the intent
 async def test_negative_control_without_the_guard(redis: Redis, outside: redis_py.Redis, name: str) -> None:
     """With the guard's line taken out the same write gets through: the test above does test the guard."""
     redis.scripts[name] = without(redis.scripts[name], "if refused then return {refused} end")

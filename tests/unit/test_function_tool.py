@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 
 from agentrt.agent import Effect, ToolContext
 from agentrt.errors import DeclarationError, ToolError
+from agentrt.tools import function
 from agentrt.tools.function import FunctionTool, tool
 
 CTX = ToolContext(
@@ -134,9 +135,9 @@ def test_parameters_must_have_names() -> None:
     def positional(x: int, /) -> None:
         """Positional."""
 
-    for function, name in ((variadic, "args"), (keywords, "kwargs"), (positional, "x")):
+    for declared, name in ((variadic, "args"), (keywords, "kwargs"), (positional, "x")):
         with pytest.raises(DeclarationError, match=f"parameter '{name}'"):
-            tool(function)
+            tool(declared)
 
 
 def _private(_x: int) -> None:
@@ -435,3 +436,37 @@ def test_a_literal_is_an_enum() -> None:
 
     assert choose.parameters["properties"]["kind"]["enum"] == ["a", "b"]
     assert isinstance(pydantic.TypeAdapter(dict[str, Any]).validate_python(choose.parameters), dict)
+
+
+async def test_calls_in_threads_never_wait_for_one() -> None:
+    """A hundred that block until all have begun: each has a thread at once."""
+    together = threading.Barrier(100)
+
+    @tool
+    def meet() -> str:
+        """Wait for the others."""
+        together.wait(20)
+        return "met"
+
+    called = [meet.call(CTX, {}, lambda _: None) for _ in range(100)]
+    assert await asyncio.gather(*called) == ["met"] * 100
+
+
+async def test_no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the call is not made, which is certain, and said."""
+    monkeypatch.setattr(function, "_busy", threading.Semaphore(1))
+    hang = threading.Event()
+
+    @tool
+    def wait() -> str:
+        """Hang."""
+        hang.wait(20)
+        return "done"
+
+    first = asyncio.create_task(wait.call(CTX, {}, lambda _: None))
+    await asyncio.sleep(0)
+    with pytest.raises(ToolError, match="was not made"):
+        await wait.call(CTX, {}, lambda _: None)
+    hang.set()
+    assert await first == "done"
+    assert await wait.call(CTX, {}, lambda _: None) == "done"

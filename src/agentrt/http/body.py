@@ -100,6 +100,10 @@ def _real(low: float, high: float) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= 32 and all(isinstance(text, str) for text in value)
+
+
 _MANY = 2**31
 _OPTIONS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "instructions": (_text, "a string"),
@@ -117,6 +121,7 @@ _OPTIONS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "background": (_boolean, "true or false"),
     "text": (_object, "an object"),
     "reasoning": (_object, "an object"),
+    "include": (_texts, "a list of strings"),
     "service_tier": (_text, "a string"),
     "safety_identifier": (_text, "a string"),
     "user": (_text, "a string"),
@@ -138,9 +143,27 @@ def check_options(body: Mapping[str, Any]) -> dict[str, Any]:
         options["metadata"] = check_metadata(body["metadata"])
     if body.get("tools") is not None:
         options["tools"] = _check_tools(body["tools"])
-    if "text" in options and "format" not in options["text"]:
-        options["text"] = {"format": {"type": "text"}, **options["text"]}
+    if "text" in options:
+        options["text"] = _check_text(options["text"])
+    if options.get("background") and options.get("store") is False:
+        raise invalid("a response in the background must be stored", "background")
     return options
+
+
+def _check_text(text: dict[str, Any]) -> dict[str, Any]:
+    """`text` with a format in it; a JSON schema has a name and an object."""
+    wanted = text.get("format")
+    if wanted is None:
+        return {**text, "format": {"type": "text"}}
+    kind = wanted.get("type") if isinstance(wanted, dict) else None
+    if kind not in {"text", "json_object", "json_schema"}:
+        raise invalid("'text.format' must be of type text, json_object or json_schema", "text.format")
+    if kind == "json_schema":
+        if not isinstance(wanted.get("name"), str) or not is_name(wanted["name"]):
+            raise invalid("'text.format.name' must match [A-Za-z0-9_-]{1,64}", "text.format.name")
+        if not isinstance(wanted.get("schema"), dict):
+            raise invalid("'text.format.schema' must be a JSON schema", "text.format.schema", "invalid_type")
+    return text
 
 
 def check_metadata(value: Any) -> dict[str, str]:

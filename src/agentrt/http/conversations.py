@@ -14,7 +14,7 @@ from agentrt.http.errors import ApiError, invalid, json_response, not_found
 from agentrt.http.items import check_items
 from agentrt.http.requests import conversation_keys, idempotency_key
 from agentrt.http.surface import Page, Surface, page_of, spliced_list, surface
-from agentrt.records import Item, item_id, parse_item_id
+from agentrt.records import Item, parse_item_id
 from agentrt.runtime.admission import Locked, OtherBody
 from agentrt.store.conversations import Header
 from agentrt.store.keys import SessionKeys, derive_id, new_id
@@ -60,10 +60,7 @@ async def _header(to: Surface, session: SessionKeys) -> Header:
 
 
 def _numbered(inputs: list[dict[str, Any]], origin: str, first: int) -> list[Item]:
-    return [
-        Item.of({**data, "id": item_id(data.get("type", "message"), origin, first + number)})
-        for number, data in enumerate(inputs)
-    ]
+    return [Item.given(data, origin, first + number) for number, data in enumerate(inputs)]
 
 
 def _metadata(body: dict[str, Any]) -> dict[str, str]:

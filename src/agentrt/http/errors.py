@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import orjson
 from starlette.responses import Response
 
 from agentrt.errors import DeclarationError, ForeignState, SchemaNewer, StoreUnavailable
 from agentrt.runtime.admission import InDoubt, Leaving, Locked, NoSuchSession, OtherBody, Overloaded
+from agentrt.runtime.allowance import QuotaExceeded
 
 __all__ = ["ApiError", "Problem", "invalid", "json_response", "not_found", "to_api_error"]
 
@@ -25,6 +27,7 @@ class ApiError(Exception):
         param: str | None = None,
         retry_after_s: float | None = None,
         final: bool = False,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -32,6 +35,7 @@ class ApiError(Exception):
         self.param = param
         self.retry_after_s = retry_after_s
         self.final = final
+        self.headers = headers or {}
 
     @property
     def kind(self) -> str:
@@ -45,7 +49,7 @@ class ApiError(Exception):
     def response(self) -> Response:
         """The HTTP response."""
         error = {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}
-        headers = {}
+        headers = dict(self.headers)
         if self.retry_after_s is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
         if self.final:
@@ -102,6 +106,8 @@ def to_api_error(error: Exception) -> ApiError:
             return ApiError(422, "idempotency_key_reused", str(error), final=True)
         case NoSuchSession():
             return ApiError(404, "not_found", "Conversation not found.", param="conversation")
+        case QuotaExceeded():
+            return _over_quota(error)
         case Overloaded():
             return ApiError(429, "rate_limit_exceeded", str(error), retry_after_s=error.retry_after_s)
         case Leaving():
@@ -116,3 +122,22 @@ def to_api_error(error: Exception) -> ApiError:
         case ForeignState():
             return ApiError(500, "identity_mismatch", "stored state failed its identity check", final=True)
     return ApiError(500, "internal_error", "The server had an error while processing your request.")
+
+
+_WINDOWS_S = {"turns": 60, "tokens": 86_400}
+
+
+def _over_quota(error: QuotaExceeded) -> ApiError:
+    """A 429 that says which limit it is, and when it is worth to come again."""
+    reset_s = max(1, math.ceil(error.retry_after_s))
+    window = f";w={_WINDOWS_S[error.kind]}" if error.kind in _WINDOWS_S else ""
+    headers = {
+        "ratelimit-limit": str(error.limit),
+        "ratelimit-remaining": "0",
+        "ratelimit-reset": str(reset_s),
+        "ratelimit-policy": f'"{error.kind}";q={error.limit}{window}',
+    }
+    final = error.kind == "tokens"  # no client waits until tomorrow
+    return ApiError(
+        429, "rate_limit_exceeded", f"Over quota: {error}.", retry_after_s=reset_s, final=final, headers=headers
+    )

@@ -31,7 +31,7 @@ async def readyz(request: HttpRequest) -> Response:
         "status": "draining" if to.readiness.draining else "ok" if ready else "unavailable",
         "pod": to.pod,
         "pid": os.getpid(),
-        "checks": {"redis": to.readiness.redis.report()},
+        "checks": {"redis": to.readiness.redis.report(), "durability": to.readiness.durability.report()},
     }
     return json_response(body, 200 if ready else 503, {} if ready else {"retry-after": "1"})
 

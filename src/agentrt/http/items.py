@@ -5,7 +5,7 @@ Whatever passes can be read back by every client of the API.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -16,8 +16,11 @@ from agentrt.http.errors import invalid
 __all__ = ["check_items"]
 
 
-def check_items(value: Any, bounds: Bounds, param: str = "input") -> list[dict[str, Any]]:
-    """The input as a list of items in the API's shape, without ids: those are the runtime's to give."""
+def check_items(value: Any, bounds: Bounds, param: str = "input", names: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The input as a list of items in the API's shape, without ids: those are the runtime's to give.
+
+    `names`: what each item is called in errors, where it is not `param[n]`.
+    """
     if isinstance(value, str):
         value = [{"role": "user", "content": value}]
     if not isinstance(value, list) or not value:
@@ -26,7 +29,7 @@ def check_items(value: Any, bounds: Bounds, param: str = "input") -> list[dict[s
         raise invalid(f"'{param}' has more than {bounds.items_max} items", param, "array_above_max_length")
     items = []
     for number, raw in enumerate(value):
-        at = f"{param}[{number}]"
+        at = names[number] if names else f"{param}[{number}]"
         if not isinstance(raw, dict):
             raise invalid(f"'{at}' must be an object", at, "invalid_type")
         item = _check_item(raw, at)
@@ -78,6 +81,8 @@ def _check_output(output: Any, at: str) -> str | list[dict[str, Any]]:
 
 
 _ROLES = frozenset({"user", "assistant", "system", "developer"})
+_SOURCES = {"input_image": ("image_url", "file_id"), "input_file": ("file_data", "file_url", "file_id")}
+"""Where the bytes of a part are; all of them travel within the bound of an item."""
 _PARTS = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
 
 
@@ -101,10 +106,15 @@ def _check_part(part: Any, where: str) -> dict[str, Any]:
     if kind in _PARTS:
         if not isinstance(part.get(_PARTS[kind]), str):
             raise invalid(f"'{where}.{_PARTS[kind]}' must be a string", f"{where}.{_PARTS[kind]}", "invalid_type")
-    elif kind not in {"input_image", "input_file"}:
+    elif kind not in _SOURCES:
         raise invalid(f"'{where}.type' is not a type of content that can be sent", f"{where}.type")
     if kind == "output_text":
         return {"annotations": [], "logprobs": [], **part}
+    for name in _SOURCES.get(kind, ()):
+        if part.get(name) is not None and not isinstance(part[name], str):
+            raise invalid(f"'{where}.{name}' must be a string", f"{where}.{name}", "invalid_type")
+    if kind in _SOURCES and not any(part.get(name) for name in _SOURCES[kind]):
+        raise invalid(f"'{where}' must have one of {', '.join(_SOURCES[kind])}", where)
     if kind == "input_image":
         return {"detail": "auto", **part}
     return dict(part)

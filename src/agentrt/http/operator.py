@@ -6,32 +6,30 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from agentrt.http.auth import Principal
-from agentrt.http.body import is_number
+from agentrt.http.body import is_number, read_json
 from agentrt.http.errors import ApiError, Problem, json_response
 from agentrt.http.surface import Surface, surface
 from agentrt.runtime.resolution import continuation, report, resolve
 from agentrt.runtime.response import response_id
 from agentrt.store.doubts import Doubted, Place
 
-__all__ = ["effect", "effects", "resolve_effect"]
+__all__ = ["effect", "effects", "operator_of", "resolve_effect"]
 
 _LIMIT_MAX = 1000
 
 
-def _operator(request: HttpRequest) -> tuple[Surface, Principal]:
+def operator_of(request: HttpRequest) -> tuple[Surface, Principal]:
+    """Who asks, an operator. Raises a `Problem`."""
     to = surface(request)
     try:
-        principal = to.keys.check(request)
+        return to, to.keys.check(request, "operate")
     except ApiError as error:
-        raise Problem(error.status, "Unauthorized", str(error)) from error
-    if not principal.operator:
-        raise Problem(403, "Forbidden", "This API key is not an operator's.")
-    return to, principal
+        raise Problem(error.status, "Forbidden" if error.status == 403 else "Unauthorized", str(error)) from error
 
 
 async def effects(request: HttpRequest) -> Response:
     """The effects in doubt, the oldest first; `limit` from 1 to 1000, default 100."""
-    to, _ = _operator(request)
+    to, _ = operator_of(request)
     limit = request.query_params.get("limit", "100")
     if not is_number(limit) or not 1 <= int(limit) <= _LIMIT_MAX:
         raise Problem(400, "Bad Request", f"'limit' must be a whole number from 1 to {_LIMIT_MAX}.")
@@ -41,15 +39,15 @@ async def effects(request: HttpRequest) -> Response:
 
 async def effect(request: HttpRequest) -> Response:
     """One effect that is or was in doubt."""
-    to, _ = _operator(request)
+    to, _ = operator_of(request)
     return json_response(report(await _found(to, request)))
 
 
 async def resolve_effect(request: HttpRequest) -> Response:
     """`{"happened": true, "output": any}` or `{"happened": false}`. The first resolution stands and is answered."""
-    to, principal = _operator(request)
+    to, principal = operator_of(request)
     try:
-        _, body = await to.json(request)
+        body = await read_json(request, to.bounds)
     except ApiError as error:
         raise Problem(error.status, "Bad Request", str(error)) from error
     happened = body.get("happened")

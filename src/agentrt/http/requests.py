@@ -21,9 +21,17 @@ from agentrt.store.keys import SessionKeys, derive_id, is_id, new_id
 from agentrt.store.sessions import Begin
 from agentrt.tracing import OFF, Tracing
 
-__all__ = ["Message", "conversation_keys", "idempotency_key", "parse_message", "response_keys"]
+__all__ = [
+    "Message",
+    "conversation_keys",
+    "find_agent",
+    "idempotency_key",
+    "new_begin",
+    "parse_message",
+    "response_keys",
+]
 
-_POLICIES = frozenset({"wait", "reject", "interrupt"})
+_POLICIES = frozenset({"wait", "reject", "interrupt", "rollback", "steer"})
 
 
 @dataclass(slots=True)
@@ -61,7 +69,7 @@ def parse_message(
     tracing: Tracing = OFF,
 ) -> Message:
     """Check everything that can be checked without the store. Raises `ApiError` that names the parameter."""
-    agent = _agent(body.get("model"), agents)
+    agent = find_agent(body.get("model"), agents)
     options = check_options(body)
     user = check_user(body)
     inputs = check_items(body.get("input"), bounds)
@@ -77,8 +85,8 @@ def parse_message(
     if stream is not None and not isinstance(stream, bool):
         raise invalid("'stream' must be true or false", "stream", "invalid_type")
     trace = tracing.arrival(agent.name, http.headers)
-    request = Request(agent.name, int(time.time()), options, conversation, previous, user, trace)
-    begin = _begin(http, body, principal, request, agent, inputs)
+    request = Request(agent.name, int(time.time()), options, conversation, previous, user, trace=trace)
+    begin = new_begin(http, body, principal, request, agent, inputs)
     return Message(begin, request, inputs, bool(stream))
 
 
@@ -90,7 +98,8 @@ def idempotency_key(http: HttpRequest) -> str:
     return key
 
 
-def _agent(name: Any, agents: Mapping[str, Agent]) -> Agent:
+def find_agent(name: Any, agents: Mapping[str, Agent]) -> Agent:
+    """The agent that `model` names. Raises a 400 or a 404."""
     if not isinstance(name, str):
         raise invalid("'model' must be the name of an agent", "model", "missing_required_parameter")
     agent = agents.get(name)
@@ -109,7 +118,7 @@ def _conversation_id(value: Any) -> str:
     return value
 
 
-def _begin(
+def new_begin(
     http: HttpRequest,
     body: dict[str, Any],
     principal: Principal,
@@ -117,6 +126,7 @@ def _begin(
     agent: Agent,
     inputs: list[dict[str, Any]],
 ) -> Begin:
+    """What begin wants of a message. Raises a 404 for ids that cannot be anybody's."""
     tenant = principal.tenant
     who = f"{principal.credential}/{request.user}"
     key = idempotency_key(http)
@@ -151,6 +161,7 @@ def _begin(
         retried=http.headers.get("x-stainless-retry-count", "0") not in {"", "0"},
         parent=parent,
         background=bool(request.options.get("background")),
+        alone=request.alone,
     )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 import orjson
 from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp
 
+from agentrt.http.answers import final, live
 from agentrt.http.body import is_number
 from agentrt.http.errors import ApiError, invalid, json_response, not_found
 from agentrt.http.requests import Message, parse_message, response_keys
@@ -18,8 +18,6 @@ from agentrt.http.surface import Surface, page_of, spliced_list, surface
 from agentrt.records import TERMINAL, Request, item_id
 from agentrt.runtime import response
 from agentrt.runtime.admission import Locked, NoSuchSession, NotTheTail, Place
-from agentrt.runtime.log import Frame
-from agentrt.runtime.turn import TurnEnd
 from agentrt.store.conversations import StoredRun
 from agentrt.store.keys import SessionKeys, derive_id
 from agentrt.store.sessions import Begin
@@ -45,30 +43,17 @@ async def create(request: HttpRequest) -> ASGIApp:
     if place.owned is not None and place.owned.record is None:
         place.request, place.inputs = message.request, message.inputs
     if message.stream:
-        return EventStream(_live(to, place), to.runs.gone)
+        return EventStream(live(to, place), to.runs.gone)
     if message.request.options.get("background"):
         if place.owned is not None:
             to.admission.run_in_background(place)
         stored = await to.services.conversations.run(place.session, place.run)
         if stored is not None:
             return json_response(_body(place.session, place.run, stored))
-    if place.owned is not None:
-        end = await to.admission.run(place)
-        if end is not None:
-            return json_response(_checked(end))
-    state = await to.admission.result(place)
-    if state is None or state.status not in TERMINAL:
+    result = await final(to, place)
+    if result is None:
         raise not_found("Response", response.response_id(place.session.id, place.run))
-    return json_response(_checked(TurnEnd(state.status, state.result, state.retry)))
-
-
-def _checked(end: TurnEnd) -> bytes:
-    """The final body; a failure that may pass is an error status, so that clients send the message again."""
-    if not end.retryable:
-        return end.result
-    error = orjson.loads(end.result)["error"]
-    status = 429 if error["code"] == "rate_limit_exceeded" else 503
-    raise ApiError(status, error["code"], error["message"], retry_after_s=end.retry_after_s or 1)
+    return json_response(result)
 
 
 def _no_previous(identifier: str) -> ApiError:
@@ -95,41 +80,12 @@ async def _fork(to: Surface, message: Message) -> Begin:
     return replace(begin, session=forked)
 
 
-async def _live(to: Surface, place: Place) -> AsyncGenerator[list[Frame], None]:
-    """The events of a place: from the run itself where it runs here from its beginning, else from its log."""
-    last = -1
-    if place.owned is not None and place.owned.record is None:
-        heard: list[Frame] = []
-        wake = asyncio.Event()
-
-        def listen(frame: Frame) -> None:
-            heard.append(frame)
-            wake.set()
-
-        task = to.admission.run_in_background(place, listen)
-        task.add_done_callback(lambda _: wake.set())
-        while True:
-            await wake.wait()
-            wake.clear()
-            batch, heard[:] = list(heard), []
-            if batch:
-                last = batch[-1][0]
-                yield batch
-                if batch[-1][1] in response.TERMINAL_EVENTS:
-                    return
-            if task.done() and not heard:
-                break  # another pod took the run, or Redis is away: the log goes on where this pod stopped
-    elif place.owned is not None:
-        to.admission.run_in_background(place)
-    async for batch in to.admission.frames(place, last):
-        yield batch
-
-
 async def _stored(to: Surface, request: HttpRequest) -> tuple[SessionKeys, str, StoredRun]:
     identifier = request.path_params["response_id"]
     named = response_keys(to.keys.check(request).tenant, identifier)
     stored = await to.services.conversations.run(*named) if named else None
-    if named is None or stored is None or Request.decode(stored.request).options.get("store") is False:
+    asked = Request.decode(stored.request) if stored is not None else None
+    if named is None or stored is None or asked is None or asked.chat or asked.options.get("store") is False:
         raise not_found("Response", identifier)
     return named[0], named[1], stored
 

@@ -6,15 +6,16 @@ No `id:` and no `retry:` lines: the openai client fails at the next comment afte
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 
 from starlette.types import Receive, Scope, Send
 
+from agentrt.http.errors import ApiError
 from agentrt.runtime.log import Frame
 from agentrt.runtime.response import TERMINAL_EVENTS
 
-__all__ = ["EventStream"]
+__all__ = ["EventStream", "named"]
 
 _KEEP_ALIVE_S = 15.0
 _HEADERS = [
@@ -24,14 +25,27 @@ _HEADERS = [
 ]
 
 
+def named(frame: Frame) -> bytes:
+    """An event under its own name, as `/v1/responses` sends it."""
+    _, kind, data = frame
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), data)
+
+
 class EventStream:
     """An ASGI response that sends frames as they come. A client that goes away ends the sending, never the run.
 
     Nothing is sent before there is something to say: until then an error is still an answer with its own status.
+    `render` gives the bytes of a frame, none for one that is not for this client; what it raises ends the stream.
     """
 
-    def __init__(self, batches: AsyncGenerator[list[Frame], None], gone: asyncio.Event) -> None:
+    def __init__(
+        self,
+        batches: AsyncGenerator[list[Frame], None],
+        gone: asyncio.Event,
+        render: Callable[[Frame], bytes] = named,
+    ) -> None:
         self._batches = batches
+        self._render = render
         self._gone = gone
         """Set when the pod leaves: a stream that ends behind that without its end goes on elsewhere."""
 
@@ -69,9 +83,15 @@ class EventStream:
                     except StopAsyncIteration:
                         break
                     ended = batch[-1][1] in TERMINAL_EVENTS
-                    lines = [b"event: %b\ndata: %b\n\n" % (kind.encode(), frame) for _, kind, frame in batch]
-                    await begin()
-                    await _write(send, b"".join(lines))
+                    data = b"".join([self._render(frame) for frame in batch])
+                    if data:
+                        await begin()
+                        await _write(send, data)
+            except ApiError as error:
+                if not started:
+                    raise
+                await _write(send, b"data: %b\n\n" % bytes(error.response().body))
+                ended = True
             finally:
                 if following is not None and not following.done():
                     following.cancel()

@@ -19,6 +19,7 @@ from agentrt.runtime.runs import Runs
 from agentrt.runtime.services import Services
 from agentrt.runtime.signals import Signals
 from agentrt.runtime.worker import Worker
+from agentrt.store.inspection import Inspection
 from agentrt.telemetry import Telemetry
 
 __all__ = ["Page", "Surface", "page_of", "spliced_list"]
@@ -35,6 +36,7 @@ class Surface:
     runs: Runs
     worker: Worker
     services: Services
+    inspection: Inspection
     readiness: Readiness
     signals: Signals
     telemetry: Telemetry

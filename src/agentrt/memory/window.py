@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from agentrt.memory.tokens import FILL, estimate
+from agentrt.memory.tokens import FILL, item_tokens
 from agentrt.records import Item, Items
 
 __all__ = ["CUT", "newest"]
@@ -26,7 +26,7 @@ def newest(items: Items, budget_tokens: int) -> Items:
         return items
     kept: list[Item] = []
     for item in reversed(items):
-        cost = estimate(item.raw.decode())
+        cost = item_tokens(item.raw)
         if cost > room:
             if not kept:
                 kept.append(_cut(item, room))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import datetime
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import anthropic
@@ -13,13 +11,11 @@ import httpx2
 
 from agentrt.errors import ModelError
 from agentrt.models import failure
-from agentrt.models.anthropic_wire import PROVIDER, Reply, error_of, parameters
-from agentrt.models.base import Finished, ModelEvent, ModelRequest
+from agentrt.models.anthropic_wire import PROVIDER, Reply, parameters
+from agentrt.models.base import ModelEvent, ModelRequest
+from agentrt.models.streaming import connection_failed, replied
 
 __all__ = ["AnthropicModel"]
-
-_DRAIN_S = 0.25
-"""How long the end of a complete reply is waited for, so that its connection can be used again."""
 
 
 class AnthropicModel:
@@ -51,53 +47,24 @@ class AnthropicModel:
         """Close the connections."""
         await self._client.close()
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
+    def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
         """Call the model once. The last event is a `Finished`; every failure is a `ModelError`."""
-        reply = Reply()
-        params = parameters(self.name, request, self._max_tokens)
-        try:
-            stream: anthropic.AsyncStream[Any] = await self._client.messages.create(**params)
-            async with stream:
-                while (event := await anext(stream, None)) is not None:
-                    for said in reply.feed(_mapping(event)):
-                        if isinstance(said, Finished):
-                            await _drain(stream)
-                            yield said
-                            return
-                        yield said
-        except anthropic.APIError as error:
-            raise _model_error(error) from None
-        except (httpx2.HTTPError, httpx2.StreamError) as error:
-            raise failure.broken(PROVIDER, "the connection failed", error) from None
-        except ValueError as error:  # JSON or UTF-8 that does not decode
-            raise failure.broken(PROVIDER, "malformed stream", error) from None
-        raise failure.broken(PROVIDER, "the stream ended before the reply was complete")
+        body = parameters(self.name, request, self._max_tokens)
 
+        # Not the SDK's method for this endpoint, as in the adapter of OpenAI.
+        def send() -> Awaitable[anthropic.AsyncStream[Any]]:
+            return self._client.post(
+                "/v1/messages", body=body, cast_to=object, stream=True, stream_cls=anthropic.AsyncStream[Any]
+            )
 
-async def _drain(stream: anthropic.AsyncStream[Any]) -> None:
-    """Read what follows a complete reply. It cannot make the reply wrong, so failures do not matter here."""
-    with contextlib.suppress(TimeoutError, anthropic.APIError, httpx2.HTTPError, httpx2.StreamError, ValueError):
-        async with asyncio.timeout(_DRAIN_S):
-            while await anext(stream, None) is not None:
-                pass
-
-
-def _mapping(event: Any) -> dict[str, Any]:
-    """An event as the JSON object that came over the wire."""
-    if not isinstance(event, anthropic.BaseModel):
-        raise failure.broken(PROVIDER, "malformed event: not an object")
-    return event.to_dict(warnings=False)
+        return replied(PROVIDER, send, Reply(), anthropic.APIError, _model_error)
 
 
 def _model_error(error: anthropic.APIError) -> ModelError:
-    if isinstance(error, anthropic.APITimeoutError):
-        return failure.broken(PROVIDER, "timed out", error.__cause__)
-    if isinstance(error, anthropic.APIConnectionError):
-        return failure.broken(PROVIDER, "the connection failed", error.__cause__)
+    if isinstance(error, anthropic.APIConnectionError):  # a time-out is one of them
+        return connection_failed(PROVIDER, error.__cause__)
     if not isinstance(error, anthropic.APIStatusError):
         return failure.broken(PROVIDER, "malformed reply", error)
-    words = {"request_id": error.request_id}
-    if error.status_code < 400:  # an error event in the midst of a stream
-        return error_of(error.body, words)
     wait_s = failure.retry_after_s(error.response.headers, datetime.datetime.now(datetime.UTC))
-    return failure.from_status(PROVIDER, error.status_code, {"type": error.type, **words}, wait_s=wait_s)
+    words = {"type": error.type, "request_id": error.request_id}
+    return failure.from_status(PROVIDER, error.status_code, words, wait_s=wait_s, refused=True)

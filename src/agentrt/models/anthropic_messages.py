@@ -8,7 +8,8 @@ from typing import Any
 
 import orjson
 
-from agentrt.models.conversation import Call, Entry, Said, Step, conversation
+from agentrt.models import failure
+from agentrt.models.conversation import Call, Entry, Said, Step, conversation, unanswered
 from agentrt.records import Item
 
 __all__ = ["PROVIDER", "system_and_messages"]
@@ -20,6 +21,10 @@ _OPENING = "(The conversation continues.)"
 
 _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,(.*)", re.DOTALL)
 
+_IMAGES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
+_FILES = frozenset({"application/pdf"})
+_FORMS = "images (JPEG, PNG, GIF, WebP) and PDF files by URL or base64 are possible"
+
 _Block = dict[str, Any]
 
 
@@ -27,7 +32,8 @@ def system_and_messages(items: Iterable[Item]) -> tuple[list[str], list[dict[str
     """The texts of leading system and developer messages, and all else as messages.
 
     A system or developer message further on becomes user text that is marked as such: Anthropic has no place for it,
-    and moving it to the front would change the prefix that is cached.
+    and moving it to the front would change the prefix that is cached. Raises `Unsupported` for new content that
+    Anthropic cannot take; in older messages a text stands for it.
     """
     entries = conversation(items, PROVIDER)
     leading = 0
@@ -35,11 +41,12 @@ def system_and_messages(items: Iterable[Item]) -> tuple[list[str], list[dict[str
         leading += 1
     system = [text for entry in entries[:leading] if isinstance(entry, Said) and (text := _plain(entry.content))]
     messages = _Messages()
-    for entry in entries[leading:]:
+    new = unanswered(entries)
+    for number, entry in enumerate(entries[leading:], leading):
         if isinstance(entry, Step):
             messages.step(entry)
         elif entry.role == "user":
-            messages.add("user", _blocks(entry.content))
+            messages.add("user", _blocks(entry.content, strict=number >= new))
         elif text := _plain(entry.content):
             messages.add("user", [_text(f"<{entry.role}>\n{text}\n</{entry.role}>")])
     return system, messages.finished()
@@ -117,8 +124,9 @@ def _plain(content: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(block["text"] for block in _blocks(content, assistant=True))
 
 
-def _blocks(content: Iterable[Mapping[str, Any]], *, assistant: bool = False) -> list[_Block]:
-    """Content parts as blocks. Blank text is left out (Anthropic refuses it); an assistant may only say text."""
+def _blocks(content: Iterable[Mapping[str, Any]], *, assistant: bool = False, strict: bool = False) -> list[_Block]:
+    """Content parts as blocks. Blank text is left out (Anthropic refuses it); an assistant may only say text.
+    `strict`: what cannot be sent is an error."""
     blocks = []
     for part in content:
         kind = part.get("type")
@@ -126,9 +134,11 @@ def _blocks(content: Iterable[Mapping[str, Any]], *, assistant: bool = False) ->
             text = part.get("refusal" if kind == "refusal" else "text")
             if isinstance(text, str) and text.strip():
                 blocks.append(_text(text))
-        elif kind in {"input_image", "input_file"}:
-            source = None if assistant else _source(part, str(kind))
-            blocks.append(source or _text(_stand_in(part, str(kind))))
+            continue
+        source = _source(part, str(kind)) if kind in {"input_image", "input_file"} and not assistant else None
+        if source is None and strict:
+            raise failure.unsupported(PROVIDER, f"content of type {kind} in this form: {_FORMS}")
+        blocks.append(source or _text(_stand_in(part, str(kind))))
     return blocks
 
 
@@ -144,9 +154,7 @@ def _source(part: Mapping[str, Any], kind: str) -> _Block | None:
     if where.startswith(("https://", "http://")):
         return {"type": kind_sent, "source": {"type": "url", "url": where}}
     inline = _DATA_URL.fullmatch(where)
-    if inline is None or inline[1].startswith("image/") != image:
-        return None
-    if not image and inline[1] != "application/pdf":
+    if inline is None or inline[1] not in (_IMAGES if image else _FILES):
         return None
     return {
         "type": kind_sent,
@@ -156,5 +164,5 @@ def _source(part: Mapping[str, Any], kind: str) -> _Block | None:
 
 def _stand_in(part: Mapping[str, Any], kind: str) -> str:
     name = part.get("filename")
-    what = "image" if kind == "input_image" else "file"
+    what = kind.removeprefix("input_")
     return f"[{what} {name!r} cannot be shown]" if isinstance(name, str) else f"[{what} cannot be shown]"

@@ -24,7 +24,7 @@ from agentrt.models.base import (
 )
 from agentrt.records import Usage
 
-__all__ = ["PROVIDER", "Reply", "error_of", "parameters"]
+__all__ = ["PROVIDER", "Reply", "parameters"]
 
 _JSON_ONLY = "Answer with one JSON object and nothing else."
 _CACHED = {"type": "ephemeral"}
@@ -61,14 +61,14 @@ _CUT = frozenset({"length", "content_filter"})
 
 
 def parameters(name: str, request: ModelRequest, max_tokens: int) -> dict[str, Any]:
-    """Keyword arguments for `messages.create`; `max_tokens` holds where the request has no limit of its own.
+    """The body of a request; `max_tokens` holds where the request has no limit of its own.
 
-    `temperature` and `top_p` go as extra body fields, since the SDK no longer names them; with thinking they are
-    left out, because the two exclude each other.
+    With thinking, `temperature` and `top_p` are left out, because the two exclude each other.
     """
     leading, messages = system_and_messages(request.items)
     limit = request.max_output_tokens or max_tokens
     params: dict[str, Any] = {"model": name, "max_tokens": limit, "messages": messages, "stream": True}
+    params["cache_control"] = _CACHED  # of the newest message; set in the block itself it would change the prefix
     system = [text for text in (request.instructions, *leading, _format_instruction(request)) if text.strip()]
     if system:
         params["system"] = _last_cached([{"type": "text", "text": text} for text in system])
@@ -78,12 +78,13 @@ def parameters(name: str, request: ModelRequest, max_tokens: int) -> dict[str, A
     output: dict[str, Any] = {}
     if request.text_format is not None and request.text_format.get("type") == "json_schema":
         output["format"] = {"type": "json_schema", "schema": request.text_format.get("schema") or {}}
-    params.update(_thinking(name, request, limit, output))
+    if params.get("tool_choice", {}).get("type") not in {"any", "tool"}:  # a forced call leaves no room for thoughts
+        params.update(_thinking(name, request, limit, output, messages))
     if output:
         params["output_config"] = output
     sampling = {option: value for option in ("temperature", "top_p") if (value := getattr(request, option)) is not None}
-    if sampling and "thinking" not in params:
-        params["extra_body"] = sampling
+    if "thinking" not in params:
+        params.update(sampling)
     return params
 
 
@@ -132,7 +133,9 @@ def _choice_name(choice: Mapping[str, Any]) -> Any:
     return nested.get("name") if isinstance(nested, Mapping) else choice.get("name")
 
 
-def _thinking(name: str, request: ModelRequest, limit: int, output: dict[str, Any]) -> dict[str, Any]:
+def _thinking(
+    name: str, request: ModelRequest, limit: int, output: dict[str, Any], messages: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     """`thinking` for a request with reasoning, adding the effort to `output`. No room for a budget: no thinking."""
     effort = (request.reasoning or {}).get("effort") or "medium"
     if request.reasoning is None or effort not in _EFFORTS:
@@ -140,8 +143,18 @@ def _thinking(name: str, request: ModelRequest, limit: int, output: dict[str, An
     if not _BUDGET_MODELS.match(name):
         output["effort"] = _EFFORTS[effort]
         return {"thinking": {"type": "adaptive"}}
+    if _amid_calls_of_another(messages):
+        return {}
     budget = min(_BUDGETS[effort], limit // 2)
     return {"thinking": {"type": "enabled", "budget_tokens": budget}} if budget >= _BUDGET_MIN else {}
+
+
+def _amid_calls_of_another(messages: Sequence[dict[str, Any]]) -> bool:
+    """Whether the last calls come from a model that thought elsewhere, or not at all: with a budget, Anthropic wants
+    the message that made them to begin with a thought of its own."""
+    if len(messages) < 2 or messages[-1]["content"][0]["type"] != "tool_result":
+        return False
+    return messages[-2]["content"][0]["type"] not in {"thinking", "redacted_thinking"}
 
 
 @dataclass(slots=True)
@@ -183,12 +196,16 @@ class Reply:
             case "message_stop":
                 return self._finished()
             case "error":
-                raise error_of(event)
+                raise _error_of(event)
             case str():
                 return []
             case _:
                 raise failure.broken(PROVIDER, "malformed event: no type")
         return []
+
+    def end(self) -> Sequence[ModelEvent]:
+        """A reply that is over without its last event was cut."""
+        return ()
 
     def _index(self, event: Mapping[str, Any]) -> int:
         index = event.get("index")
@@ -278,11 +295,12 @@ class Reply:
             output_tokens=failure.number(self._usage, "output_tokens"),
             cached_tokens=cached,
             reasoning_tokens=failure.number(self._usage, "output_tokens_details", "thinking_tokens"),
+            written_tokens=written,
         )
 
 
-def error_of(body: object, words: Mapping[str, Any] | None = None) -> ModelError:
+def _error_of(event: Mapping[str, Any]) -> ModelError:
     """The `ModelError` for an error event inside a stream; one of an unknown type is worth a retry."""
-    error = body.get("error") if isinstance(body, Mapping) else None
+    error = event.get("error")
     kind = error.get("type") if isinstance(error, Mapping) else None
-    return failure.from_status(PROVIDER, _STATUS.get(str(kind), 500), {"type": kind, **(words or {})})
+    return failure.from_status(PROVIDER, _STATUS.get(str(kind), 500), {"type": kind})

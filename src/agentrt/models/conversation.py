@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ import orjson
 
 from agentrt.records import Item
 
-__all__ = ["INTERRUPTED", "Call", "Entry", "Said", "Step", "conversation", "parts"]
+__all__ = ["INTERRUPTED", "Call", "Entry", "Said", "Step", "conversation", "parts", "unanswered"]
 
 INTERRUPTED = "The call was interrupted. Its outcome is unknown: it may or may not have taken effect."
 """The output of a call that has none."""
@@ -74,6 +74,12 @@ def conversation(items: Iterable[Item], provider: str) -> list[Entry]:
     for item in items:
         grouping.add(item)
     return [entry for entry in grouping.entries if isinstance(entry, Said) or entry.messages or entry.calls]
+
+
+def unanswered(entries: Sequence[Entry]) -> int:
+    """Index of the first entry that no model has answered yet. What cannot be shown is refused there; in what lies
+    before, which may come from a model that could, refusing it would freeze the conversation."""
+    return next((number for number in range(len(entries), 0, -1) if isinstance(entries[number - 1], Step)), 0)
 
 
 def parts(content: object) -> list[dict[str, Any]]:

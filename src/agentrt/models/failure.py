@@ -13,9 +13,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from agentrt.errors import ModelError
+from agentrt.errors import ModelError, Unsupported
 
-__all__ = ["broken", "from_status", "number", "retry_after_s", "table", "text"]
+__all__ = ["broken", "from_status", "number", "retry_after_s", "table", "text", "unsupported"]
 
 _WORD = re.compile(r"[A-Za-z0-9_.\[\]-]{1,80}")
 _INVALID = frozenset({400, 413, 422})
@@ -24,11 +24,17 @@ _TOO_MANY = 429
 
 
 def from_status(
-    provider: str, status: int, words: Mapping[str, Any] | None = None, *, wait_s: float | None = None
+    provider: str,
+    status: int,
+    words: Mapping[str, Any] | None = None,
+    *,
+    wait_s: float | None = None,
+    refused: bool = False,
 ) -> ModelError:
     """The error for an HTTP status, or for the status that an error event in a stream stands for.
 
-    `words` are details such as `code`, `param`, `request_id`; values that are not one short word are left out.
+    `refused`: the status is the answer itself, not an event. `words` are details such as `code`, `param`,
+    `request_id`; values that are not one short word are left out.
     """
     said = "".join(
         f", {name} {value}"
@@ -37,16 +43,22 @@ def from_status(
     )
     message = f"{provider} answered {status}{said}"
     if status == _TOO_MANY:
-        return ModelError(message, code="rate_limit_exceeded", retryable=True, retry_after_s=wait_s)
+        return ModelError(message, code="rate_limit_exceeded", retryable=True, retry_after_s=wait_s, refused=refused)
     code = "invalid_prompt" if status in _INVALID else "server_error"
     retryable = status not in _NOT_RETRYABLE
-    return ModelError(message, code=code, retryable=retryable, retry_after_s=wait_s if retryable else None)
+    wait_s = wait_s if retryable else None
+    return ModelError(message, code=code, retryable=retryable, retry_after_s=wait_s, refused=refused)
 
 
-def broken(provider: str, what: str, cause: BaseException | None = None) -> ModelError:
+def unsupported(provider: str, what: str) -> Unsupported:
+    """The error for input that this provider has no place for: said at once, instead of leaving it out."""
+    return Unsupported(f"{provider} cannot take {what}", code="invalid_prompt", retryable=False, refused=True)
+
+
+def broken(provider: str, what: str, cause: BaseException | None = None, *, refused: bool = False) -> ModelError:
     """The retryable error for a connection or a stream that failed; of `cause` only the type is told."""
     kind = f" ({type(cause).__name__})" if cause is not None else ""
-    return ModelError(f"{provider}: {what}{kind}", code="server_error", retryable=True)
+    return ModelError(f"{provider}: {what}{kind}", code="server_error", retryable=True, refused=refused)
 
 
 def retry_after_s(headers: Mapping[str, str], now: datetime.datetime) -> float | None:

@@ -1,35 +1,26 @@
-"""OpenAI behind the `Model` interface: the Responses API, always streamed, nothing stored there, never retried."""
+"""OpenAI and what is compatible with it behind the `Model` interface: always streamed, never stored, never retried."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import datetime
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any
 
 import httpx2
 import openai
 
 from agentrt.errors import ModelError
-from agentrt.models import failure
-from agentrt.models.base import Finished, ModelEvent, ModelRequest
-from agentrt.models.openai_wire import PROVIDER, Reply, error_of, parameters
+from agentrt.models import chat_wire, failure, openai_wire
+from agentrt.models.base import ModelEvent, ModelRequest
+from agentrt.models.streaming import Reply, connection_failed, replied
 
-__all__ = ["OpenAIModel"]
-
-_DRAIN_S = 0.25
-"""How long the end of a complete reply is waited for, so that its connection can be used again."""
+__all__ = ["OpenAIChatModel", "OpenAIModel"]
 
 
-class OpenAIModel:
-    """A model of OpenAI, or of a server that speaks its Responses API at `base_url`.
+class _Adapter:
+    """A connection to a server of OpenAI's kind."""
 
-    `timeout_s` bounds each gap between two reads (the first byte included), not the whole call: the runtime does
-    that. Close an abandoned stream (`contextlib.aclosing`); cancelling it closes its HTTP stream.
-    """
-
-    provider: str = PROVIDER
+    provider: str
 
     def __init__(
         self,
@@ -48,51 +39,49 @@ class OpenAIModel:
         """Close the connections."""
         await self._client.close()
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
-        """Call the model once. The last event is a `Finished`; every failure is a `ModelError`."""
-        reply = Reply()
-        params = parameters(self.name, request)
-        try:
-            stream: openai.AsyncStream[Any] = await self._client.responses.create(**params)
-            async with stream:
-                while (event := await anext(stream, None)) is not None:
-                    for said in reply.feed(_mapping(event)):
-                        if isinstance(said, Finished):
-                            await _drain(stream)
-                            yield said
-                            return
-                        yield said
-        except openai.APIError as error:
-            raise _model_error(error) from None
-        except (httpx2.HTTPError, httpx2.StreamError) as error:
-            raise failure.broken(PROVIDER, "the connection failed", error) from None
-        except ValueError as error:  # JSON or UTF-8 that does not decode
-            raise failure.broken(PROVIDER, "malformed stream", error) from None
-        raise failure.broken(PROVIDER, "the stream ended before the reply was complete")
+    def _replied(self, path: str, body: Mapping[str, Any], reply: Reply) -> AsyncIterator[ModelEvent]:
+        # Not the SDK's method for this endpoint: it walks through the whole conversation by the types of its
+        # parameters, which costs nearly as much as all the rest of a reply.
+        def send() -> Awaitable[openai.AsyncStream[Any]]:
+            return self._client.post(path, body=body, cast_to=object, stream=True, stream_cls=openai.AsyncStream[Any])
 
+        return replied(self.provider, send, reply, openai.APIError, self._model_error)
 
-async def _drain(stream: openai.AsyncStream[Any]) -> None:
-    """Read what follows a complete reply. It cannot make the reply wrong, so failures do not matter here."""
-    with contextlib.suppress(TimeoutError, openai.APIError, httpx2.HTTPError, httpx2.StreamError, ValueError):
-        async with asyncio.timeout(_DRAIN_S):
-            while await anext(stream, None) is not None:
-                pass
-
-
-def _mapping(event: Any) -> dict[str, Any]:
-    """An event as the JSON object that came over the wire."""
-    if not isinstance(event, openai.BaseModel):
-        raise failure.broken(PROVIDER, "malformed event: not an object")
-    return event.to_dict(warnings=False)
-
-
-def _model_error(error: openai.APIError) -> ModelError:
-    if isinstance(error, openai.APITimeoutError):
-        return failure.broken(PROVIDER, "timed out", error.__cause__)
-    if isinstance(error, openai.APIConnectionError):
-        return failure.broken(PROVIDER, "the connection failed", error.__cause__)
-    if isinstance(error, openai.APIStatusError):
-        words = {"code": error.code or error.type, "param": error.param, "request_id": error.request_id}
+    def _model_error(self, error: openai.APIError) -> ModelError:
+        if isinstance(error, openai.APIConnectionError):  # a time-out is one of them
+            return connection_failed(self.provider, error.__cause__)
+        if not isinstance(error, openai.APIStatusError):
+            return failure.broken(self.provider, "malformed reply", error)
+        words: Mapping[str, Any] = {
+            "code": error.code or error.type,
+            "param": error.param,
+            "request_id": error.request_id,
+        }
         wait_s = failure.retry_after_s(error.response.headers, datetime.datetime.now(datetime.UTC))
-        return failure.from_status(PROVIDER, error.status_code, words, wait_s=wait_s)
-    return error_of(error.body if isinstance(error.body, dict) else {})
+        return failure.from_status(self.provider, error.status_code, words, wait_s=wait_s, refused=True)
+
+
+class OpenAIModel(_Adapter):
+    """A model of OpenAI, or of a server that speaks its Responses API at `base_url`.
+
+    `timeout_s` bounds each gap between two reads (the first byte included), not the whole call: the runtime does
+    that. Close an abandoned stream (`contextlib.aclosing`); cancelling it closes its HTTP stream.
+    """
+
+    provider = openai_wire.PROVIDER
+
+    def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        """Call the model once. The last event is a `Finished`; every failure is a `ModelError`."""
+        body = openai_wire.parameters(self.name, request)
+        return self._replied("/responses", body, openai_wire.Reply())
+
+
+class OpenAIChatModel(_Adapter):
+    """A model of a server that speaks OpenAI's chat completions at `base_url`; otherwise as `OpenAIModel`."""
+
+    provider = chat_wire.PROVIDER
+
+    def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        """Call the model once. The last event is a `Finished`; every failure is a `ModelError`."""
+        body = chat_wire.parameters(self.name, request)
+        return self._replied("/chat/completions", body, chat_wire.Reply())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from agentrt.errors import ModelError
@@ -17,24 +18,27 @@ from agentrt.models.base import (
     ToolCall,
     ToolSpec,
 )
-from agentrt.models.conversation import Call, Said, Step, conversation
+from agentrt.models.conversation import Call, Said, Step, conversation, unanswered
 from agentrt.records import Item, Usage
 
 __all__ = ["PROVIDER", "Reply", "error_of", "input_items", "parameters"]
 
 PROVIDER = "openai"
 
+_TEXTS = frozenset({"input_text", "output_text", "text", "refusal"})
 _INPUT_PARTS = {
     "input_image": ("image_url", "file_id", "detail"),
     "input_file": ("file_data", "file_id", "file_url", "filename"),
 }
+_REASONS = re.compile(r"(o\d|gpt-[5-9](?!.*chat)|codex)")
+"""Models that reason unasked; their thoughts are kept too. Others refuse to be asked for them."""
 _RETRYABLE_CODES = frozenset({"server_error", "vector_store_timeout", "internal_error", "overloaded", "timeout"})
 _INVALID_PREFIXES = ("invalid_", "image_", "unsupported_", "empty_", "failed_to_download", "context_length")
 _POLICY_SUFFIXES = ("_policy", "_violation", "_mismatch")
 
 
 def parameters(name: str, request: ModelRequest) -> dict[str, Any]:
-    """Keyword arguments for `responses.create`. Nothing is stored at OpenAI; unset options are left out."""
+    """The body of a request. Nothing is stored at OpenAI; unset options are left out."""
     params: dict[str, Any] = {"model": name, "input": input_items(request.items), "store": False, "stream": True}
     if request.instructions:
         params["instructions"] = request.instructions
@@ -50,6 +54,7 @@ def parameters(name: str, request: ModelRequest) -> dict[str, Any]:
         params["text"] = {"format": request.text_format}
     if request.reasoning is not None:
         params["reasoning"] = request.reasoning
+    if request.reasoning is not None or _REASONS.match(name):
         params["include"] = ["reasoning.encrypted_content"]
     if request.cache_key:
         params["prompt_cache_key"] = request.cache_key
@@ -57,10 +62,17 @@ def parameters(name: str, request: ModelRequest) -> dict[str, Any]:
 
 
 def input_items(items: Iterable[Item]) -> list[dict[str, Any]]:
-    """The conversation as Responses input items, without ids: with `store=False` OpenAI knows none of them."""
+    """The conversation as Responses input items, without ids: with `store=False` OpenAI knows none of them.
+
+    Raises `Unsupported` for new content that OpenAI cannot take; in older messages it is left out.
+    """
     wire: list[dict[str, Any]] = []
-    for entry in conversation(items, PROVIDER):
+    entries = conversation(items, PROVIDER)
+    new = unanswered(entries)
+    for number, entry in enumerate(entries):
         if isinstance(entry, Said):
+            if number >= new:
+                _check(entry)
             wire.extend(_message(entry.role, entry.content))
         else:
             wire.extend(_step(entry))
@@ -104,9 +116,17 @@ def _message(role: str, content: Iterable[Mapping[str, Any]]) -> list[dict[str, 
     return [{"type": "message", "role": role, "content": sent}] if sent else []
 
 
+def _check(said: Said) -> None:
+    for part in said.content:
+        kind = part.get("type")
+        keys = _INPUT_PARTS.get(str(kind))
+        if kind not in _TEXTS and (keys is None or not any(part.get(key) for key in keys)):
+            raise failure.unsupported(PROVIDER, f"content of type {kind} in this form")
+
+
 def _part(role: str, part: Mapping[str, Any]) -> dict[str, Any] | None:
     kind = part.get("type")
-    if kind in {"input_text", "output_text", "text"}:
+    if kind in _TEXTS and kind != "refusal":
         text = part.get("text")
         sent_as = "output_text" if role == "assistant" else "input_text"
         return {"type": sent_as, "text": text} if isinstance(text, str) and text else None
@@ -186,6 +206,10 @@ class Reply:
             case _:
                 raise failure.broken(PROVIDER, "malformed event: no type")
 
+    def end(self) -> Sequence[ModelEvent]:
+        """A reply that is over without its last event was cut."""
+        return ()
+
     def _item(self, item: Mapping[str, Any]) -> list[ModelEvent]:
         kind = item.get("type")
         if kind == "reasoning":
@@ -221,4 +245,5 @@ def _usage(response: Mapping[str, Any]) -> Usage | None:
         output_tokens=failure.number(usage, "output_tokens"),
         cached_tokens=failure.number(usage, "input_tokens_details", "cached_tokens"),
         reasoning_tokens=failure.number(usage, "output_tokens_details", "reasoning_tokens"),
+        written_tokens=failure.number(usage, "input_tokens_details", "cache_write_tokens"),
     )

@@ -7,6 +7,7 @@ waits or follows also looks after the owner it depends on.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -14,9 +15,10 @@ from typing import Any
 
 import orjson
 
-from agentrt.errors import AgentrtError, StoreUnavailable
+from agentrt.errors import AgentrtError, NotAcknowledged, StoreUnavailable
 from agentrt.records import TERMINAL, Request
 from agentrt.runtime import response
+from agentrt.runtime.allowance import QuotaExceeded, Ticket
 from agentrt.runtime.claims import Claims
 from agentrt.runtime.log import Frame
 from agentrt.runtime.runs import Place, Runs
@@ -25,7 +27,19 @@ from agentrt.store.events import RunState
 from agentrt.store.keys import SessionKeys, lease_member, new_id
 from agentrt.store.ownership import Owned
 from agentrt.store.queue import Urgency
-from agentrt.store.sessions import Begin, Blocked, Busy, Conflict, Ended, Fork, Joined, Missing, Waiting
+from agentrt.store.sessions import (
+    Begin,
+    Blocked,
+    Busy,
+    Commit,
+    Conflict,
+    Ended,
+    Fork,
+    Joined,
+    Missing,
+    Steered,
+    Waiting,
+)
 
 __all__ = [
     "Admission",
@@ -39,11 +53,15 @@ __all__ = [
     "Place",
 ]
 
+log = logging.getLogger("agentrt.admission")
+
 _POLL_S = 1.0
 """The poll behind every wait; notices make it faster, never more right."""
 _FIRST_LOOK_S = 0.1
 """The first look at an owner comes soon: a client whose pod was killed is back within a second."""
 _RETRY_AFTER_S = 5
+_ENDING = {"interrupt": "1", "rollback": "rollback"}
+"""The policies that end what is live, and how they ask for it."""
 _KEEP_PLACE_MS = (_RETRY_AFTER_S + 5) * 1000
 
 
@@ -103,17 +121,35 @@ class Admission:
     async def enter(self, want: Begin) -> Place:
         """Find the run of a message, waiting in line for as long as the settings allow.
 
-        Raises `Locked`, `OtherBody`, `NoSuchSession`, `NotTheTail`, `Overloaded`, `Leaving`.
+        Raises `Locked`, `OtherBody`, `NoSuchSession`, `NotTheTail`, `Overloaded`, `QuotaExceeded`, `Leaving`.
         """
-        services, runs = self._services, self._runs
+        runs = self._runs
         room = runs.free > 0
-        if not room and (await services.queue.depth()).waiting >= self._queue_limit:
+        if not room and (await self._services.queue.depth()).waiting >= self._queue_limit:
             raise Overloaded("all slots are taken, and as many runs wait as may wait")
-        runs.expected += room
+        ticket = self._services.allowance.enter(want)
+        runs.expected += room  # until begin has been answered
+        try:
+            place = await self._begin(want, ticket, room)
+        except BaseException:
+            if ticket is not None:
+                ticket.drop()
+            raise
+        if ticket is not None and not (place.seated and place.run == want.run):
+            ticket.drop()
+        return place
+
+    async def _begin(self, want: Begin, ticket: Ticket | None, room: bool) -> Place:
+        services, runs = self._services, self._runs
         member = lease_member(want.session, want.run, want.token)
         entered = services.leases.entering(member)  # the lease first, the session second, both in one write
         try:
+            if want.background and services.config.acknowledge:  # begin leaves on a connection of its own
+                await entered
             outcome = await services.sessions.begin(want)
+        except NotAcknowledged:
+            await services.queue.enqueue(member, Urgency.BACKGROUND)  # its client is refused, but it may have come far
+            raise
         except BaseException as error:
             entered.abandon()
             if not isinstance(error, StoreUnavailable | asyncio.CancelledError):
@@ -121,18 +157,64 @@ class Admission:
             raise
         finally:
             runs.expected -= room
-        await entered
+        try:
+            await entered
+        except StoreUnavailable:
+            if isinstance(outcome, Owned) and outcome.record is None:
+                await self._unbegin(want, outcome)
+                if ticket is not None:
+                    ticket.drop()
+            raise
+        refusal = await ticket.refusal() if ticket is not None else None
+        if refusal is not None and isinstance(outcome, Owned | Waiting) and _run_of(outcome) == want.run:
+            await self._send_away(want, outcome, refusal)
+            services.leases.end(member)
+            raise refusal
         if isinstance(outcome, Owned):
             self._count("owned" if room else "queued")
             return await self._seated(want, outcome, room)
         return await self._follow_outcome(want, member, outcome)
 
+    async def _unbegin(self, want: Begin, owned: Owned) -> None:
+        """The session could be reached and the queue could not: without a lease nobody would miss its owner. Ended as a
+        failure that passes, the message is free to come again at once.
+        """
+        identifier = response.response_id(want.session.id, want.run)
+        error = response.error_body("server_error", "The queue was not reachable.")
+        result = orjson.dumps(response.body(Request.decode(want.request), identifier, "failed", error=error))
+        try:
+            await self._services.sessions.commit(
+                owned, Commit("failed", result, (), retry=True, planned=False, alone=want.alone)
+            )
+        except AgentrtError as problem:
+            log.info("run %s has an owner and no lease: %s", want.run, problem)
+
     async def _seated(self, want: Begin, owned: Owned, room: bool) -> Place:
         """The place of a run that this pod owns: here, or in the queue with the client following."""
         if room:
-            return Place(want.session, want.run, owned)
+            return Place(want.session, want.run, owned, seated=True)
         await self._runs.queue(owned, Urgency.BACKGROUND if want.background else Urgency.INTERACTIVE)
-        return Place(want.session, want.run, message=want)
+        return Place(want.session, want.run, message=want, seated=True)
+
+    async def _send_away(self, want: Begin, outcome: Owned | Waiting, refusal: QuotaExceeded) -> None:
+        """Take back what `begin` has done for a message whose tenant has used up its quota."""
+        services = self._services
+        if isinstance(outcome, Waiting):
+            if not await services.sessions.leave(want.session, want.run, want.token, 0):
+                return
+            granted = await services.sessions.begin(want)  # in this very moment
+            if not isinstance(granted, Owned):
+                return
+            outcome = granted
+        if want.create and outcome.attempt == 1 and outcome.first == 0:
+            await services.conversations.delete(want.session)
+            return
+        error = response.error_body("rate_limit_exceeded", str(refusal))
+        identifier = response.response_id(want.session.id, want.run)
+        body = response.body(Request.decode(want.request), identifier, "failed", error=error)
+        skip = int((outcome.record or {}).get("n_items", 0))
+        refused = Commit("failed", orjson.dumps(body), (), skip, retry=True, planned=False, alone=want.alone)
+        await services.sessions.commit(outcome, refused)
 
     async def _follow_outcome(self, want: Begin, member: bytes, outcome: Any) -> Place:
         services = self._services
@@ -153,9 +235,14 @@ class Admission:
                 self._count("ended")
                 return await self._ended(want, outcome.run)
             case Busy():
-                self._count("busy")
                 await self._claims.look_after(want.session, outcome.live)
+                if want.policy == "steer":
+                    return await self._steer(want, outcome.live.run)
+                self._count("busy")
                 raise Locked(outcome.live.run)
+            case Steered():
+                self._count("steered")
+                return Place(want.session, outcome.run)
             case Blocked():
                 raise InDoubt(want.session, outcome.run, outcome.key)
             case Conflict():
@@ -173,6 +260,14 @@ class Admission:
             return await self.enter(replace(want, run=run, by_key=True, token=new_id()))
         return Place(want.session, run)
 
+    async def _steer(self, want: Begin, live: str) -> Place:
+        """Give the message to the live run; where that has just ended, or takes no more, it is one like any other."""
+        steered = await self._services.sessions.steer(want, live)
+        if steered is None:
+            return await self.enter(replace(want, policy="wait"))
+        self._count("steered")
+        return Place(want.session, steered.run)
+
     async def _wait(self, want: Begin, member: bytes) -> Place:
         """Wait in line: told by a notice, sure by asking again, which is harmless under the same token."""
         services = self._services
@@ -188,9 +283,9 @@ class Admission:
                 if not isinstance(outcome, Waiting):
                     return await self._follow_outcome(want, member, outcome)
                 await self._claims.look_after(want.session, outcome.live)
-                if want.policy == "interrupt" and outcome.live.run != interrupted:
+                if want.policy in _ENDING and outcome.live.run != interrupted:
                     interrupted = outcome.live.run
-                    await self._interrupt(want.session, interrupted)
+                    await self._interrupt(want.session, interrupted, _ENDING[want.policy])
                 left_s = give_up - time.monotonic()
                 leaving = self._runs.gone.is_set()
                 if left_s <= 0 or leaving:
@@ -224,14 +319,14 @@ class Admission:
             place.request, place.inputs = Request.decode(message.request), orjson.loads(message.input)
         return place
 
-    async def _interrupt(self, session: SessionKeys, run: str) -> None:
-        """Ask the owner of the live run to end it: what it has said and done so far stays in the history."""
+    async def _interrupt(self, session: SessionKeys, run: str, mode: str) -> None:
+        """Ask the owner of the live run to end it: what it has said and done so far stays, unless it can go."""
         conversations = self._services.conversations
         stored = await conversations.run(session, run)
         if stored is not None:
             identifier = response.response_id(session.id, run)
             ended = response.body(Request.decode(stored.request), identifier, "cancelled")
-            await conversations.cancel(session, run, orjson.dumps(ended))
+            await conversations.cancel(session, run, orjson.dumps(ended), mode)
 
     # --- following ------------------------------------------------------------------------------------------------
 
@@ -300,6 +395,11 @@ class Admission:
 
     def _count(self, outcome: str) -> None:
         self._services.telemetry.begins.labels(outcome).inc()
+
+
+def _run_of(outcome: Owned | Waiting) -> str:
+    """The run that a begin is about."""
+    return outcome.run.id if isinstance(outcome, Owned) else outcome.run
 
 
 async def _heard(notice: asyncio.Event, timeout_s: float) -> bool:

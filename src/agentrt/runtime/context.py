@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentrt.agent import Agent
+from agentrt.memory.tokens import item_tokens
 from agentrt.memory.window import newest
 from agentrt.models.base import ModelRequest, ToolSpec
 from agentrt.records import Item, Items, Request
 
-__all__ = ["build", "client_tools", "tool_specs"]
+__all__ = ["build", "client_tools", "fitting", "size", "tool_specs"]
 
 
 def tool_specs(agent: Agent) -> tuple[ToolSpec, ...]:
-    """The agent's tools as a model sees them, in the order of declaration: prompt caches live on equal bytes."""
-    return tuple(ToolSpec(tool.name, tool.description, tool.parameters) for tool in agent.tools)
+    """The agent's tools as a model sees them, in an order that stays: prompt caches live on equal bytes."""
+    return tuple(ToolSpec(tool.name, tool.description, tool.parameters) for tool in agent.offered)
 
 
 def client_tools(request: Request) -> tuple[ToolSpec, ...]:
@@ -28,6 +29,21 @@ def client_tools(request: Request) -> tuple[ToolSpec, ...]:
     return tuple(specs)
 
 
+def size(items: Sequence[Item], enough: int) -> int:
+    """Tokens of items, estimated; a token is at least a byte, so they are counted only where that matters."""
+    tokens = sum(len(item.raw) for item in items)
+    return tokens if tokens <= enough else sum(item_tokens(item.raw) for item in items)
+
+
+def fitting(
+    said: Sequence[Item], done: Sequence[Item], budget: int, *, cut: bool
+) -> tuple[Sequence[Item], Sequence[Item]]:
+    """The run's input and what it did so far. `cut`: without the oldest of the input where it would not fit."""
+    if not cut or size([*said, *done], budget) <= budget:
+        return said, done
+    return newest(Items(said), max(0, budget - size(done, 0))), done
+
+
 def build(
     agent: Agent,
     request: Request,
@@ -36,15 +52,16 @@ def build(
     *,
     specs: Sequence[ToolSpec],
     cache_key: str,
+    output_tokens: int | None = None,
 ) -> ModelRequest:
     """The model request of one step.
 
     `window` is the history, `new` the run's input and what it produced so far. The new items go in whole; the history
-    gets what is left of the budget.
+    gets what is left of the budget. `output_tokens`: what the request still allows.
     """
     options = request.options
     instructions = "\n\n".join(text for text in (agent.instructions, options.get("instructions") or "") if text)
-    spent = sum(len(item.raw) for item in new) // 4
+    spent = sum(len(item.raw) if len(item.raw) < 4000 else 4 * item_tokens(item.raw) for item in new) // 4
     history = newest(window, max(0, agent.limits.context_tokens - spent))
     return ModelRequest(
         items=history.followed_by(new),
@@ -52,7 +69,7 @@ def build(
         tools=specs,
         tool_choice=options.get("tool_choice", "auto"),
         parallel_tool_calls=options.get("parallel_tool_calls", True),
-        max_output_tokens=options.get("max_output_tokens") or agent.max_output_tokens,
+        max_output_tokens=output_tokens or agent.max_output_tokens,
         temperature=options.get("temperature", agent.temperature),
         top_p=options.get("top_p"),
         text_format=(options.get("text") or {}).get("format"),

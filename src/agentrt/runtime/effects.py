@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from typing import Any
 
 from agentrt.agent import Agent, Effect, Tool, ToolContext
-from agentrt.errors import LockLost, LockTimeout, ToolError
+from agentrt.errors import LockLost, LockTimeout, NotAcknowledged, ToolError
 from agentrt.runtime.calls import IN_DOUBT_TEXT, Call, may_have_left, next_move
 from agentrt.runtime.clock import wall_ms
 from agentrt.runtime.insist import insist
@@ -58,6 +58,8 @@ class Effects:
         self._intents = Intents(services.journal, owned, config.lock_ms, self.stop)
         self._examination = Examination(self._outcomes, self._intents)
         self._failure: BaseException | None = None
+        self._postponed: NotAcknowledged | None = None
+        """Why calls of the step are left to a later owner of the run; what runs already is seen through."""
         self._running: dict[asyncio.Task[Outcome], Call] = {}
 
     def prepare(self, planned: Planned, tools: dict[str, Tool], intent: Intent | None = None) -> Call:
@@ -86,6 +88,10 @@ class Effects:
         """Somebody was asked and did not approve: the call does not happen."""
         call.outcome = self._outcomes.failed(f"The call was not approved. {reason}".strip())
 
+    def skip(self, call: Call) -> None:
+        """The response has made as many calls as its request allows: the call does not happen."""
+        call.outcome = self._outcomes.failed("The call was not made: no more calls are allowed in this response.")
+
     def refuse(self, call: Call) -> None:
         """An earlier call of its tool in this session is in doubt: the call does not happen."""
         if call.outcome is None:
@@ -102,6 +108,10 @@ class Effects:
         ready = [call for call in calls if call.outcome is None and call.intent is None and call.lock is None]
         return ready[: self._limits.calls_in_parallel]
 
+    async def withdraw(self, calls: Sequence[Call]) -> None:
+        """The plan made these calls `intended`, and replicas did not say that they know: they are not made here."""
+        await self._intents.withdraw(calls)
+
     def intended(self, calls: Sequence[Call], sent_at_ms: float) -> None:
         """The plan, sent at `sent_at_ms` (boot time), made these calls `intended`."""
         self._intents.planned(calls, sent_at_ms)
@@ -110,20 +120,25 @@ class Effects:
         """Run what is not settled; yields the calls that got their outcome, those of one tick together.
 
         Raises `OwnershipLost` or `StoreUnavailable`; running tools are cancelled then, and the journal says what
-        is known of them.
+        is known of them. Raises `NotAcknowledged` when all is settled but calls whose intent too few replicas know.
         """
         settled = [call for call in calls if call.outcome is not None and not call.intended]
         waiting = [call for call in calls if call.outcome is None]
         if settled:
             yield settled
         try:
-            while waiting or self._running:
-                await self._start(waiting)
+            while self._running or (waiting and self._postponed is None):
+                if self._postponed is None:
+                    await self._start(waiting)
+                if not self._running:
+                    continue
                 done = await self._next_done()
                 if done:
                     yield done
                 for call in done:
                     self._release(call)
+            if self._postponed is not None:
+                raise self._postponed
         finally:
             await self._end()
 
@@ -142,7 +157,11 @@ class Effects:
         starting = waiting[: max(0, free)]
         unmarked = [call for call in starting if not call.intended and call.lock is None and self._plain(call)]
         if unmarked:
-            await insist(lambda: self._intents.take(unmarked))
+            try:
+                await insist(lambda: self._intents.take(unmarked))
+            except NotAcknowledged as error:
+                self._postponed = error
+                return
         if self._failure is not None:
             raise self._failure
         del waiting[: len(starting)]
@@ -162,7 +181,10 @@ class Effects:
             self._intents.drop(call)
             if task.cancelled():
                 continue
-            if (error := task.exception()) is not None:
+            if isinstance(error := task.exception(), NotAcknowledged):
+                self._postponed = error
+                self._release(call)
+            elif error is not None:
                 self.stop(error)
             else:
                 call.outcome = task.result()

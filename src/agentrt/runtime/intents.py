@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from agentrt.errors import AgentrtError, StoreUnavailable
+from agentrt.agent import Effect
+from agentrt.errors import AgentrtError, NotAcknowledged, StoreUnavailable
 from agentrt.runtime.calls import Call
 from agentrt.runtime.clock import boottime_ms
+from agentrt.runtime.insist import insist
 from agentrt.store.journal import Journal
 from agentrt.store.ownership import Owned
 
@@ -44,13 +46,28 @@ class Intents:
             self._held_since(sent_at_ms)
 
     async def take(self, calls: Sequence[Call] = ()) -> None:
-        """Take the locks of `calls`, and move those that are held. Raises `OwnershipLost`, `StoreUnavailable`."""
+        """Take the locks of `calls`, and move those that are held. Raises `OwnershipLost`, `StoreUnavailable`, and
+        `NotAcknowledged`, with the intents taken back, where replicas must know of a call and do not.
+        """
+        acknowledge = any(call.planned.effect == Effect.AT_MOST_ONCE for call in calls)
         async with self._writing:
             held = [call for call in self._calls if call not in calls]
             sent_at_ms = boottime_ms()
-            await self._journal.intend(self._owned, [call.planned.key for call in (*held, *calls)])
+            keys = [call.planned.key for call in (*held, *calls)]
+            try:
+                await self._journal.intend(self._owned, keys, acknowledge=acknowledge)
+            except NotAcknowledged:
+                await self.withdraw(calls)
+                raise
             self._add([call for call in calls if call not in self._calls])
             self._held_since(sent_at_ms)
+
+    async def withdraw(self, calls: Sequence[Call]) -> None:
+        """These calls are not made by this owner: whoever comes next finds them planned, nothing more."""
+        for call in calls:
+            self.drop(call)
+            call.intended = False
+        await insist(lambda: self._journal.unintend(self._owned, [call.planned.key for call in calls]))
 
     def drop(self, call: Call) -> None:
         """This call's lock is not moved any more: it has an outcome, or its lock shall run out."""

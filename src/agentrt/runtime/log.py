@@ -68,7 +68,8 @@ class RunLog:
         """Whether a write of the log was ever begun: then the rest must follow, or the log would have no end."""
         self._closed = False
         self.failure: AgentrtError | None = None
-        self.cancel_asked = False
+        self.cancel_asked = ""
+        """How somebody asked for the end of the run (see `journal.asked`)."""
         self.first_delta_at: float | None = None
         """When the first piece of output came, by `time.perf_counter`."""
 
@@ -103,6 +104,14 @@ class RunLog:
             self._flush()
             await self._moved.wait()
         self._raise_failure()
+
+    def take_back(self) -> None:
+        """Forget the last event, which nobody was told: the run goes on after all."""
+        event = self._unlogged.pop()
+        if self._undelivered and self._undelivered[-1] is event:
+            self._undelivered.pop()
+        self._next = event.number
+        self._closed = False
 
     def batch(self) -> Batch:
         """All events that are not known to be logged, to travel with another write; `logged` says that it arrived.
@@ -160,7 +169,8 @@ class RunLog:
         events = list(self._unlogged)
         batch = Batch(events[-1].number, b"\n".join([event.frame for event in events]))
         try:
-            self.cancel_asked |= await self._journal.emit(self._owned, batch)
+            flag = await self._journal.emit(self._owned, batch)
+            self.cancel_asked = self.cancel_asked or flag
         except StoreUnavailable:
             # The events stay here and travel with the next write; the turn itself decides when to give up.
             await asyncio.sleep(_FLUSH_S)

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from agentrt.models.base import ReasoningDone, ToolCall
-from agentrt.records import Item, item_id
+from agentrt.records import Item, item_id, seal
 from agentrt.runtime import response
 from agentrt.runtime.log import RunLog
 
@@ -26,6 +26,11 @@ class Slot:
     open: bool = True
     text: list[str] = field(default_factory=list)
 
+    @property
+    def said(self) -> bool:
+        """Whether it is no output at all but what a client said while the run was at work."""
+        return not self.private
+
 
 class Output:
     """Items by output index. The number of an item in the conversation is `base + index`, for good.
@@ -34,8 +39,10 @@ class Output:
     final output.
     """
 
-    def __init__(self, log: RunLog, origin: str, base: int, agent: str) -> None:
+    def __init__(self, log: RunLog, origin: str, base: int, agent: str, *, sealed: bool = False) -> None:
         self._log = log
+        self._sealed = sealed
+        """Whether reasoning is shown with what its provider needs to get back."""
         self._origin = origin
         self._base = base
         self._agent = agent
@@ -55,15 +62,14 @@ class Output:
 
     def public(self) -> list[dict[str, Any]]:
         """The finished items, as the client sees them."""
-        return [slot.data for slot in self._ordered() if not slot.open]
+        return [slot.data for slot in self._ordered() if not slot.open and not slot.said]
 
     def lines(self) -> list[bytes]:
         """The stored form by number; empty where an index stayed empty."""
-        end = max((slot.index for slot in self._slots.values() if not slot.open), default=-1) + 1
-        lines = [b""] * end
-        for slot in self._slots.values():
-            if not slot.open:
-                lines[slot.index] = Item.of(slot.data, slot.private).encode()
+        closed = [slot for slot in self._slots.values() if not slot.open]
+        lines = [b""] * (max((slot.index for slot in closed), default=-1) + 1)
+        for slot in closed:
+            lines[slot.index] = Item.of(slot.data, slot.private).encode()
         return lines
 
     def _ordered(self) -> list[Slot]:
@@ -76,6 +82,17 @@ class Output:
         slot = Slot(index, {"id": identifier, "type": kind, **data}, dict(private))
         self._slots[index] = slot
         return slot
+
+    def said(self, data: Mapping[str, Any]) -> int:
+        """What a client says while the run is at work takes the next index, and is told to nobody."""
+        slot = self._open(str(data.get("type", "message")), data, {})
+        slot.data = {**data, "id": slot.data["id"]}
+        slot.open = False
+        return slot.index
+
+    def drop(self) -> None:
+        """Take everything back but what clients said."""
+        self._slots = {index: slot for index, slot in self._slots.items() if slot.said}
 
     def message_delta(self, slot: Slot | None, kind: str, text: str, private: Mapping[str, Any]) -> Slot:
         """More text of a message; opens it where there is none. `kind`: `output_text` or `refusal`."""
@@ -110,6 +127,8 @@ class Output:
     def reasoning(self, done: ReasoningDone, private: Mapping[str, Any]) -> None:
         """A finished reasoning item."""
         data = {key: value for key, value in done.data.items() if key != "type"}
+        if self._sealed and "data" in done.private:
+            data["encrypted_content"] = seal(str(private["provider"]), done.private["data"])
         slot = self._open("reasoning", {"summary": [], **data}, {**private, **done.private})
         self._log.add(*response.opening(slot.index, slot.data))
         self._close(slot, opened=True)
@@ -195,7 +214,7 @@ class Output:
                     self.show_call(slot)
                 continue
             slot.open = False
-            if not logged.get(slot.index, False):
+            if not slot.said and not logged.get(slot.index, False):
                 if slot.index not in logged:
                     self._log.add(*response.opening(slot.index, slot.data))
                 for event in response.closing(slot.index, slot.data, opened=slot.index in logged):

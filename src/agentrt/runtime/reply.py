@@ -1,12 +1,14 @@
-"""Asking the model for one reply and reading its stream into the output.
+"""Asking the agent's models for one reply and reading the stream into the output.
 
-A failed try is asked for again while its error may pass. Nothing of it stays: what it opened is closed as `incomplete`
-and given up, so no text reaches a client twice as part of the answer.
+A failed try is asked for again, of this model or of the next. Nothing of it stays: what it opened is closed as
+`incomplete` and given up, so no text reaches a client twice as part of the answer. Calls are shown when the reply is
+whole.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -14,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from agentrt.agent import Agent
-from agentrt.errors import ModelError
+from agentrt.errors import AgentrtError, ModelError
 from agentrt.models.base import (
     Finished,
     Model,
@@ -25,6 +27,7 @@ from agentrt.models.base import (
     TextDelta,
     ToolCall,
 )
+from agentrt.models.circuit import Circuit
 from agentrt.records import Usage
 from agentrt.runtime.log import RunLog
 from agentrt.runtime.output import Output
@@ -32,8 +35,12 @@ from agentrt.runtime.services import Services
 
 __all__ = ["Asking", "Ending", "Reply"]
 
-_BACKOFF_S_MAX = 10.0
-"""A provider that asks for more patience than this is answered to the client instead."""
+log = logging.getLogger("agentrt.models")
+
+_BACKOFF_S = 0.5
+"""Longest pause before the second try; doubled for each further one."""
+_LOOK_S = 0.25
+"""How often a run that waits for a model looks whether it is still wanted."""
 
 
 class Ending(Exception):
@@ -47,17 +54,37 @@ class Ending(Exception):
 
 @dataclass(slots=True)
 class Reply:
-    """One model reply: the output indexes of its items, the calls it asks this runtime for, and why it stopped."""
+    """One model reply: whose it is, the output indexes of its items, the calls it asks this runtime and the client
+    for, and why it stopped."""
 
+    provider: str
     indexes: list[int] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
-    client_calls: int = 0
+    client_calls: list[ToolCall] = field(default_factory=list)
     finish: str = "length"
     usage: Usage | None = None
 
 
+@dataclass(eq=False, slots=True)
+class _Candidate:
+    """One of the agent's models while a step is asked for."""
+
+    name: str
+    model: Model
+    circuit: Circuit
+    tries: int = 0
+    not_before: float = 0.0
+    """By the event loop's clock."""
+    out: bool = False
+    """It failed in a way that will not pass."""
+
+
 class Asking:
-    """Asks one agent's model on behalf of one run."""
+    """Asks one agent's models on behalf of one run.
+
+    The model that answered last is asked first. One that fails makes way for the next at once; there is a pause only
+    when none is left that may be asked now: as long as a provider demands, else growing, with jitter.
+    """
 
     def __init__(
         self,
@@ -68,51 +95,151 @@ class Asking:
         client_tools: set[str],
         check_cancelled: Callable[[], None],
     ) -> None:
-        self._model = services.models(agent.model)
-        self._metrics = services.telemetry.model_calls
-        self._tracing = services.tracing
-        self._agent = agent.name
+        self._services = services
+        self._agent = agent
         self._limits = agent.limits
         self._log = log
         self._output = output
         self._client_tools = client_tools
         self._check_cancelled = check_cancelled
+        self._answered_last = agent.models[0]
 
     async def ask(self, request: ModelRequest, step: int) -> Reply:
-        """One reply. Raises `ModelError` when the last try failed, `Ending` when the run was cancelled meanwhile."""
-        limits = self._limits
-        for attempt in range(1, limits.model_attempts + 1):
-            try:
-                with self._tracing.chat(self._model.provider, self._model.name, self._agent) as span:
-                    self._tracing.said(span, [item.raw for item in request.items] if self._tracing.content else ())
-                    async with asyncio.timeout(limits.model_timeout_s):
-                        reply = await self._read(request, step)
-                    usage = reply.usage
-                    tokens = (usage.input_tokens, usage.output_tokens) if usage else (None, None)
-                    self._tracing.used(span, reply.finish, *tokens)
-            except TimeoutError:
-                error = ModelError(f"the model took longer than {limits.model_timeout_s:g} s", retryable=True)
-            except ModelError as problem:
-                error = problem
-            else:
-                self._metrics.labels(self._model.provider, "ok").inc()
-                if attempt > 1:
-                    reply.usage = None  # the lost tries cost something that nobody reported
-                return reply
-            wait_s = error.retry_after_s if error.retry_after_s is not None else 0.5 * 2 ** (attempt - 1)
-            last = attempt == limits.model_attempts or not error.retryable or wait_s > _BACKOFF_S_MAX
-            self._metrics.labels(self._model.provider, "failed" if last else "retried").inc()
-            if last:
-                break
-            await asyncio.sleep(wait_s * random.uniform(0.75, 1.0))
-        raise error
+        """One reply. Raises `ModelError` when no try is left, `Ending` when the run was cancelled meanwhile."""
+        candidates = self._candidates()
+        loop = asyncio.get_running_loop()
+        wait_left_s = self._limits.model_wait_s
+        failures: list[ModelError] = []
+        while True:
+            for one in candidates:
+                if one.out or one.not_before > loop.time() or one.circuit.wait_s() > 0:
+                    continue
+                if one.tries and not one.circuit.retry():
+                    one.out = True
+                    continue
+                answer = await self._try(one, request, step)
+                if isinstance(answer, Reply):
+                    self._answered_last = one.name
+                    if not all(failure.refused for failure in failures):
+                        answer.usage = None  # the lost tries cost something that nobody reported
+                    return answer
+                failures.append(answer)
+                self._after(one, answer)
+            open_until = [max(one.not_before - loop.time(), one.circuit.wait_s()) for one in candidates if not one.out]
+            wait_s = max(0.0, min(open_until, default=0.0))
+            if not open_until or wait_s > wait_left_s:
+                raise _worst(failures, wait_s)
+            wait_left_s -= wait_s
+            await self._pause(wait_s)
 
-    async def _read(self, request: ModelRequest, step: int) -> Reply:
-        reply = Reply()
-        first, slot, size = self._output.next_index, None, 0
-        private = {"step": step, "provider": self._model.provider}
+    def _candidates(self) -> list[_Candidate]:
+        models = self._services.models
+        names = sorted(self._agent.models, key=lambda name: name != self._answered_last)
+        return [_Candidate(name, models(name), models.circuit(name)) for name in names]
+
+    async def _try(self, one: _Candidate, request: ModelRequest, step: int) -> Reply | ModelError:
+        """Ask one model once."""
+        telemetry = self._services.telemetry
+        if one.tries:
+            telemetry.model_retries.labels(one.name).inc()
+        one.tries += 1
+        ticket = one.circuit.begin()
         try:
-            async with aclosing(_stream(self._model, request)) as events:
+            reply = await self._traced(one, request, step)
+        except ModelError as error:
+            one.circuit.ended(ticket, error)
+            log.info("model %s: %s", one.name, error)
+            telemetry.model_calls.labels(one.name, _kind(error)).inc()
+            return error
+        except BaseException:
+            one.circuit.abandoned(ticket)
+            raise
+        one.circuit.ended(ticket, None)
+        telemetry.model_calls.labels(one.name, "ok").inc()
+        if one.name != self._agent.models[0]:
+            telemetry.model_fallbacks.labels(self._agent.name, one.name).inc()
+        if reply.usage is not None:
+            self._account(one.name, reply.usage)
+        return reply
+
+    async def _traced(self, one: _Candidate, request: ModelRequest, step: int) -> Reply:
+        tracing = self._services.tracing
+        with tracing.chat(one.model.provider, one.model.name, self._agent.name) as span:
+            tracing.said(span, [item.raw for item in request.items] if tracing.content else ())
+            reply = await self._bounded(one.model, request, step)
+            usage = reply.usage
+            tracing.used(span, reply.finish, *((usage.input_tokens, usage.output_tokens) if usage else (None, None)))
+            return reply
+
+    def _after(self, one: _Candidate, error: ModelError) -> None:
+        """When a model that failed may be asked again, if at all."""
+        one.out = not error.retryable or one.tries >= self._limits.model_attempts
+        pause_s = _BACKOFF_S * 2 ** (one.tries - 1) * random.uniform(0.5, 1.0)
+        if error.retry_after_s is not None:
+            pause_s = error.retry_after_s * random.uniform(1.0, 1.1)  # never sooner than it was asked for
+        one.not_before = asyncio.get_running_loop().time() + pause_s
+
+    async def _bounded(self, model: Model, request: ModelRequest, step: int) -> Reply:
+        """One call within its time; cut short when the run is cancelled or lost, however silent the model is."""
+        loop = asyncio.get_running_loop()
+        limit = asyncio.timeout(self._limits.model_timeout_s)
+        timer: asyncio.TimerHandle | None = None
+
+        def look() -> None:
+            nonlocal timer
+            if limit.expired():
+                return
+            timer = loop.call_later(_LOOK_S, look)
+            try:
+                self._check_stopped()
+            except (AgentrtError, Ending):
+                limit.reschedule(loop.time())
+
+        try:
+            async with limit:
+                timer = loop.call_later(_LOOK_S, look)
+                return await self._read(model, request, step)
+        except TimeoutError:
+            self._check_stopped()
+            what = f"the model took longer than {self._limits.model_timeout_s:g} s"
+            raise ModelError(what, retryable=True) from None
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    async def _pause(self, wait_s: float) -> None:
+        """Wait, unless the run is cancelled or lost meanwhile."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait_s
+        while True:
+            self._check_stopped()
+            left_s = until - loop.time()
+            if left_s <= 0:
+                return
+            await asyncio.sleep(min(left_s, _LOOK_S))
+
+    def _check_stopped(self) -> None:
+        if self._log.failure is not None:
+            raise self._log.failure
+        self._check_cancelled()
+
+    def _account(self, name: str, usage: Usage) -> None:
+        tokens = self._services.telemetry.model_tokens
+        tokens.labels(name, "input").inc(usage.input_tokens)
+        tokens.labels(name, "cached").inc(usage.cached_tokens)
+        tokens.labels(name, "written").inc(usage.written_tokens)
+        tokens.labels(name, "output").inc(usage.output_tokens)
+        tokens.labels(name, "reasoning").inc(usage.reasoning_tokens)
+        cost = self._services.prices.cost(name, usage)
+        if cost is not None:
+            self._services.telemetry.model_cost.labels(self._agent.name, name).inc(cost)
+
+    async def _read(self, model: Model, request: ModelRequest, step: int) -> Reply:
+        reply = Reply(model.provider)
+        first, slot, size = self._output.next_index, None, 0
+        private = {"step": step, "provider": model.provider}
+        try:
+            async with aclosing(_stream(model, request)) as events:
                 async for event in events:
                     if self._log.full:
                         await self._log.room()
@@ -133,6 +260,8 @@ class Asking:
             raise
         if slot is not None:
             self._output.message_done(slot, "incomplete" if reply.finish == "length" else "completed")
+        for call in reply.client_calls:
+            self._output.client_call(call, private)
         reply.indexes = list(range(first, self._output.next_index))
         return reply
 
@@ -141,8 +270,7 @@ class Asking:
             case ReasoningDone():
                 self._output.reasoning(event, private)
             case ToolCall() if event.name in self._client_tools:
-                self._output.client_call(event, private)
-                reply.client_calls += 1
+                reply.client_calls.append(event)  # not shown before the reply is whole: the client might act on it
             case ToolCall():
                 reply.calls.append(event)
             case Finished():
@@ -159,3 +287,20 @@ async def _stream(model: Model, request: ModelRequest) -> AsyncGenerator[ModelEv
             yield event
     if not finished:
         raise ModelError("the model's reply was cut off", retryable=True)
+
+
+def _kind(error: ModelError) -> str:
+    """An error as the label of a metric."""
+    if error.code == "rate_limit_exceeded":
+        return "rate_limited"
+    return "unavailable" if error.retryable else "refused"
+
+
+def _worst(failures: list[ModelError], wait_s: float) -> ModelError:
+    """What the run failed with: rather something that may pass, and then when."""
+    error = next((one for one in failures if one.retryable), failures[0] if failures else None)
+    if error is None:
+        error = ModelError("the model is not answering at present", retryable=True, refused=True)
+    if error.retryable and error.retry_after_s is None and wait_s > 0:
+        error.retry_after_s = wait_s
+    return error

@@ -64,6 +64,7 @@ def continuation(doubted: Doubted) -> Begin | None:
         input=b"[]",
         user=request.user,
         by_key=True,
+        alone=request.alone,
     )
 
 

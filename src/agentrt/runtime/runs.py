@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import orjson
 
 from agentrt.agent import Agent
-from agentrt.errors import AgentrtError, ForeignState, OwnershipLost
+from agentrt.errors import AgentrtError, ForeignState, NotAcknowledged, OwnershipLost
 from agentrt.logs import RUN
 from agentrt.records import Request
 from agentrt.runtime.clock import wall_ms
@@ -36,6 +36,10 @@ log = logging.getLogger("agentrt.runs")
 
 _T = TypeVar("_T")
 
+_POSTPONE_S = 1.0
+_POSTPONE_S_MAX = 30.0
+"""How long a run rests whose effects replicas did not acknowledge."""
+
 _LEAVE_S = 5.0
 """How long the runs of a leaving pod may take to be handed over, once they were told."""
 
@@ -50,6 +54,8 @@ class Place:
     request: Request | None = None
     inputs: list[dict[str, Any]] | None = None
     """What the client sent, where this pod has it at hand; else the run's record has it."""
+    seated: bool = False
+    """The message became this run by now: here, or in the queue."""
     message: Begin | None = field(default=None, compare=False)
     """The message, for a run that it follows: it goes on with the run itself should whoever waits with it give up."""
 
@@ -90,6 +96,10 @@ class Runs:
         """Slots that are free; none on a pod that leaves."""
         return 0 if self._left is not None else self._max_runs - self._in_flight - self.expected
 
+    def report(self) -> dict[str, Any]:
+        """What of it an operator would ask."""
+        return {"runs_in_flight": self._in_flight, "runs_capacity": self._max_runs, "leaving": self._left is not None}
+
     async def aclose(self) -> None:
         """Hand over what is still at work."""
         await self.leave(0)
@@ -108,6 +118,9 @@ class Runs:
         logged = RUN.set(owned.run.id)
         started = time.perf_counter()
         agent_name, status = "", "lost"
+        tokens: int | None = None
+        where = (owned.session.tenant, owned.session.id, owned.run.id)
+        services.allowance.work(*where, again=owned.record is not None)
         try:
             request, inputs = _work(place)
             agent = self._agents.get(request.agent)
@@ -119,7 +132,7 @@ class Runs:
             turn = Turn(services, agent, owned, request, inputs, listener)
             self._heartbeat.hold(member, lambda: self._check_lease(owned, turn))
             ended = await self._traced(turn, owned, request, agent)
-            status = ended.status
+            status, tokens = ended.status, ended.tokens
             if turn.first_token_at is not None:
                 services.telemetry.first_token_seconds.labels(agent_name).observe(turn.first_token_at - started)
             services.leases.end(member)
@@ -127,6 +140,10 @@ class Runs:
         except OwnershipLost as error:
             log.info("stopped: %s", error)
             services.telemetry.ownership_lost.inc()
+            return None
+        except NotAcknowledged as error:
+            status = "postponed"
+            await self._postpone(owned, error)
             return None
         except asyncio.CancelledError:
             if not self._leaving:
@@ -138,7 +155,9 @@ class Runs:
         finally:
             RUN.reset(logged)
             self._heartbeat.drop(member)
-            services.notices.cancelled.discard(owned.run.id)
+            services.allowance.rest(*where, tokens)
+            services.notices.cancelled.pop(owned.run.id, None)
+            services.notices.steered.discard(owned.run.id)
             self._in_flight -= 1
             del self._at_work[task]
             if not self._at_work:
@@ -159,8 +178,11 @@ class Runs:
     def start(self, place: Place, listener: Listener | None = None) -> asyncio.Task[TurnEnd | None]:
         """Work on an owned run in a task of the pod's own: no client's going away ends it."""
         owned = place.owned
-        if owned is not None and owned.record is not None and owned.record.get("cancel") == b"1":
-            self._services.notices.cancelled.add(owned.run.id)  # asked before this pod could hear of it
+        if owned is not None and owned.record is not None:  # what was asked before this pod could hear of it
+            notices = self._services.notices
+            notices.steered.add(owned.run.id)
+            if how := owned.record.get("cancel"):
+                notices.cancelled[owned.run.id] = how.decode()
         return self.spawn(self.run(place, listener))
 
     def spawn(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
@@ -207,6 +229,18 @@ class Runs:
         """Let go of a run until a time (ms, Redis' clock)."""
         await self._services.sessions.hand_over(owned)
         await self._services.leases.park(owned.lease, until_ms)
+
+    async def _postpone(self, owned: Owned, why: NotAcknowledged) -> None:
+        """Let go of a run for a while, longer each time, because replicas do not keep up; that is no attempt."""
+        again = int((owned.record or {}).get("spared", 0))
+        pause_s = min(_POSTPONE_S * 2 ** min(again, 10), _POSTPONE_S_MAX)
+        log.warning("run %s goes on in %g s: %s", owned.run.id, pause_s, why)
+        self._heartbeat.drop(owned.lease)
+        try:
+            now_ms = await self._services.journal.now_ms(owned)
+            await self.park(owned, now_ms + int(pause_s * 1000))
+        except AgentrtError as error:
+            log.info("run %s is not postponed, its lease runs out: %s", owned.run.id, error)
 
     async def _put_back(self, owned: Owned, unknown_agent: str = "") -> None:
         """Hand a run over; where this pod does not know its agent, others get the time of a lease to take it."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from agentrt.models.base import Model
+from agentrt.models.prices import Prices
+from agentrt.models.registry import Models
+from agentrt.runtime.allowance import Allowance
 from agentrt.store.conversations import Conversations
 from agentrt.store.doubts import Doubts
 from agentrt.store.events import Events
@@ -37,7 +38,9 @@ class Services:
     locks: Locks
     queue: Queue
     notices: Notices
-    models: Callable[[str], Model]
+    models: Models
     telemetry: Telemetry
+    allowance: Allowance
     deps: Any = None
+    prices: Prices = field(default_factory=Prices)
     tracing: Tracing = OFF

@@ -15,11 +15,10 @@ from typing import Any
 
 import orjson
 
-from agentrt.agent import Agent, Tool
-from agentrt.errors import ModelError, OwnershipLost, StoreUnavailable
-from agentrt.memory.tokens import estimate
+from agentrt.agent import Agent, Effect, Tool
+from agentrt.errors import ModelError, NotAcknowledged, OwnershipLost, StoreUnavailable
 from agentrt.models.base import ModelRequest
-from agentrt.records import Item, Request, Usage, item_id
+from agentrt.records import Item, Request, Usage
 from agentrt.runtime import context, response
 from agentrt.runtime.approvals import answered, asks
 from agentrt.runtime.calls import Call
@@ -28,6 +27,7 @@ from agentrt.runtime.effects import Effects
 from agentrt.runtime.insist import insist
 from agentrt.runtime.log import Listener, RunLog
 from agentrt.runtime.output import Output
+from agentrt.runtime.plans import Plan
 from agentrt.runtime.reply import Asking, Ending, Reply
 from agentrt.runtime.services import Services
 from agentrt.store.doubts import Place
@@ -48,6 +48,8 @@ class TurnEnd:
     result: bytes
     retryable: bool = False
     retry_after_s: float | None = None
+    tokens: int = 0
+    """What this pod knows that it cost."""
 
 
 @dataclass(slots=True)
@@ -75,32 +77,47 @@ class Turn:
         self._agent = agent
         self._owned = owned
         self._request = request
-        self._provider = services.models(agent.model).provider
+        self._provider = services.models(agent.models[0]).provider
         logged = int(owned.record["log"]) if owned.record else -1
         self._log = RunLog(services.journal, owned, logged=logged, listener=listener)
         run, first = owned.run.id, owned.first
-        self._input = [
-            Item.of({**data, "id": item_id(str(data.get("type", "message")), run, first + number)})
-            for number, data in enumerate(inputs)
-        ]
-        self._output = Output(self._log, run, first + len(inputs), agent.name)
-        self._tools: dict[str, Tool] = {tool.name: tool for tool in agent.tools}
-        self._client_tools = {spec.name for spec in context.client_tools(request)}
-        self._specs = (*context.tool_specs(agent), *context.client_tools(request))
+        self._input = [Item.given(data, run, first + number) for number, data in enumerate(inputs)]
+        sealed = "reasoning.encrypted_content" in request.options.get("include", ())
+        self._output = Output(self._log, run, first + len(inputs), agent.name, sealed=sealed)
+        self._tools: dict[str, Tool] = {tool.name: tool for tool in agent.offered}
+        self._specs = (context.tool_specs(agent), context.client_tools(request))
+        self._client_tools = {spec.name for spec in self._specs[1]}
+        self._calls_left: int = request.options.get("max_tool_calls", 2**31)
         self._id = response.response_id(owned.session.id, run)
         self._asking = Asking(services, agent, self._log, self._output, self._client_tools, self._check_cancelled)
         self._effects = self._new_effects()
         self._usage: Usage | None = Usage()
         self._effects_happened = False
+        self._spent = 0
         self._planned = owned.record is not None
         self._doubted = {doubt.tool for doubt in owned.doubts}
         self._approvals: list[Approval] = []
+        self._step = 0
+        self._last: Reply | None = None
+        """The reply that ended the steps: no plan keeps it."""
+        self._steered = 0
+        self._said: list[int] = []
+        """Where in the output stands what clients said since the last plan."""
+        self._acted = False
+        """Whether something may have happened that cannot be taken back."""
 
     async def run(self) -> TurnEnd:
-        """Work until the run is committed. Raises `OwnershipLost` when another pod owns it, `StoreUnavailable`."""
+        """Work until the run is committed. Raises `OwnershipLost` when another pod owns it, `StoreUnavailable`, and
+        `NotAcknowledged` when it is to go on later, since replicas do not know of what it is about to do.
+        """
         try:
             plans = await self._take_up()
-            status, details = await self._steps(plans)
+            while True:
+                status, details = await self._steps(plans)
+                end = await self._commit(status, details, may_go_on=self._step < self._agent.limits.steps)
+                if end is not None:
+                    return end
+                await self._keep_last()
         except ModelError as error:
             return await self._fail(error)
         except (OwnershipLost, StoreUnavailable):
@@ -110,7 +127,6 @@ class Turn:
             return await self._fail(ModelError("the runtime failed on this run", retryable=False))
         finally:
             self._log.close()
-        return await self._commit(status, details)
 
     async def give_up(self, why: str) -> TurnEnd:
         """End the run as failed without working on it; what became of calls without an outcome is told as unknown."""
@@ -143,28 +159,32 @@ class Turn:
 
     # --- the order ------------------------------------------------------------------------------------------------
 
-    async def _steps(self, plans: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    async def _steps(self, plans: list[Plan]) -> tuple[str, dict[str, Any]]:
         try:
-            for step in range(self._agent.limits.steps):
+            while self._step < self._agent.limits.steps:
+                step = self._step
+                self._step += 1
                 if step < len(plans):
                     todo = self._replayed(plans[step])
                 elif step == 0 and self._owned.approvals:
                     todo = await self._answered()
                 else:
+                    await self._take_in()
                     reply = await self._asking.ask(self._context(), step)
                     self._count(reply.usage)
                     if not reply.calls:
+                        self._last = reply
                         return self._ended_by(reply)
                     todo = await self._plan(step, reply)
                 await self._settle(step, todo.calls)
-                if todo.approvals or todo.client_calls:
+                if (todo.approvals or todo.client_calls) and self._step >= len(plans):
                     self._approvals = todo.approvals
                     return "completed", {}
             return _incomplete("max_steps")
         except Ending as ending:
             return ending.status, ending.details
 
-    async def _take_up(self) -> list[dict[str, Any]]:
+    async def _take_up(self) -> list[Plan]:
         """Begin the log, or go on from what earlier attempts of this run left."""
         record = self._owned.record
         if record is None or record["log"] == b"-1":
@@ -176,12 +196,13 @@ class Turn:
         else:
             _, frames = await self._services.events.read(self._owned.session, self._owned.run.id, -1)
             logged = self._output.abandon(frames)
-        plans: list[dict[str, Any]] = []
+        plans: list[Plan] = []
         while (raw := record.get(f"plan:{len(plans)}")) is not None:
-            plans.append(orjson.loads(raw))
+            plans.append(Plan.decode(raw))
         for plan in plans:
-            self._output.restore(plan["items"], logged)
-            self._count(Usage(*plan["usage"]) if plan["usage"] else None)
+            self._output.restore(plan.items, logged)
+            self._count(plan.usage)
+            self._steered = plan.steered
         if logged:
             self._output.close_abandoned()
         if not plans and int(record.get("attempt", 1)) > 1:
@@ -191,13 +212,14 @@ class Turn:
     async def _plan(self, step: int, reply: Reply) -> Todo:
         """Persist the reply and its calls before any of them happens."""
         owned, effects = self._owned, self._new_effects()
-        todo = Todo(client_calls=reply.client_calls)
+        todo = Todo(client_calls=len(reply.client_calls))
         waiting: list[Planned] = []
         for index, call in enumerate(reply.calls):
             tool = self._tools.get(call.name)
-            asking = asks(tool, call) and call.name not in self._doubted
+            wants = asks(tool, call) and call.name not in self._doubted and index < self._calls_left
+            asking = wants and not self._request.chat
             begin = self._output.approval_request if asking else self._output.server_call
-            slot = begin(call, {"step": step, "provider": self._provider})
+            slot = begin(call, {"step": step, "provider": reply.provider})
             reply.indexes.append(slot.index)
             planned = Planned(
                 key=effect_key(owned.session, owned.run.id, step, index),
@@ -222,7 +244,12 @@ class Turn:
             prepared = effects.prepare(planned, self._tools)
             if planned.tool in self._doubted:
                 effects.refuse(prepared)
+            elif index >= self._calls_left:
+                effects.skip(prepared)
+            elif wants:
+                effects.deny(prepared, "Whoever asks here cannot be asked for an approval.")
             todo.calls.append(prepared)
+        self._calls_left -= len(reply.calls)
         await self._write_plan(step, todo, waiting, reply.indexes, reply.usage)
         return todo
 
@@ -248,30 +275,35 @@ class Turn:
         """The write before anything happens: what is to be done, and `intended` for what starts at once."""
         self._planned = True
         started = self._effects.start_now(todo.calls)
-        plan = orjson.dumps(
-            {
-                "items": self._output.snapshot(indexes),
-                "calls": [call.planned.key for call in todo.calls],
-                "client_calls": todo.client_calls,
-                "approvals": [list(one) for one in todo.approvals],
-                "usage": _tuple(usage),
-            }
-        )
+        plan = Plan(
+            self._output.snapshot([*self._said, *indexes]),
+            [call.planned.key for call in todo.calls],
+            usage,
+            todo.client_calls,
+            todo.approvals,
+            self._steered,
+        ).encode()
         batch = self._log.batch()
         sent_at_ms = boottime_ms()
         marked = [(call.planned, call in started) for call in todo.calls] + [(planned, False) for planned in waiting]
-        cancelled, _ = await insist(lambda: self._services.journal.plan(self._owned, step, plan, marked, batch))
+        try:
+            cancelled, _ = await insist(lambda: self._services.journal.plan(self._owned, step, plan, marked, batch))
+        except NotAcknowledged:
+            self._log.logged(batch.last)
+            await self._effects.withdraw(started)
+            raise
+        self._said.clear()
         self._log.logged(batch.last)
-        self._log.cancel_asked |= cancelled
+        self._log.cancel_asked = self._log.cancel_asked or cancelled
         self._effects.intended(started, sent_at_ms)
 
-    def _replayed(self, plan: dict[str, Any]) -> Todo:
+    def _replayed(self, plan: Plan) -> Todo:
         """The calls of a step that an earlier attempt planned, with what the journal knows of them."""
         effects = self._new_effects()
         assert self._owned.record is not None
         journal = read_effects(self._owned.record["effects"])
         calls = []
-        for key in plan["calls"]:
+        for key in plan.calls:
             planned, intent, outcome = journal[key]
             call = effects.prepare(planned, self._tools, intent)
             if outcome is not None:
@@ -279,12 +311,13 @@ class Turn:
                 self._services.telemetry.effects.labels(self._label(planned), "replayed").inc()
                 self._output.server_call_done(planned.output_index, outcome.output, outcome.error)
                 self._effects_happened = True
+                self._acted |= planned.effect != Effect.READ_ONLY
             elif intent is not None and call.outcome is None:
                 self._log.add("agentrt:recovering", {"tool": planned.tool, "lock_until_ms": intent.lock_until_ms})
             calls.append(call)
-        approvals = [Approval(*one) for one in plan.get("approvals", ())]
+        self._calls_left -= len(calls) + len(plan.approvals)
         open_calls = [call for call in calls if journal[call.planned.key][2] is None]
-        return Todo(open_calls, plan["client_calls"], approvals)
+        return Todo(open_calls, plan.client_calls, list(plan.approvals))
 
     async def _settle(self, step: int, calls: list[Call]) -> None:
         """Run the calls and record their outcomes as they come."""
@@ -297,6 +330,7 @@ class Turn:
                     planned, outcome = call.planned, call.outcome
                     self._output.server_call_done(planned.output_index, outcome.output, outcome.error)
                     self._services.telemetry.effects.labels(self._label(planned), outcome.state).inc()
+                    self._acted |= call.intended and planned.effect != Effect.READ_ONLY
                 await self._record(f"{step}.{number}", done)
                 self._effects_happened = True
                 self._doubted |= {call.planned.tool for call in done if call.doubt}
@@ -320,13 +354,39 @@ class Turn:
             await insist(lambda: self._services.doubts.enter(doubted))
         batch = self._log.batch()
         try:
-            self._log.cancel_asked |= await insist(lambda: journal.record(owned, op, outcomes, batch))
+            flag = await insist(lambda: journal.record(owned, op, outcomes, batch))
         except OwnershipLost:
             for one in outcomes:
                 if one.outcome.state == "recorded":
                     await journal.evidence(owned, one.key, one.outcome)
             raise
+        self._log.cancel_asked = self._log.cancel_asked or flag
         self._log.logged(batch.last)
+
+    # --- more messages while it runs ------------------------------------------------------------------------------
+
+    async def _take_in(self) -> None:
+        """What came to the run since the last step becomes part of its input, if a notice says that there is any.
+
+        A notice that was lost costs nothing but time: commit looks for itself.
+        """
+        notices, run = self._services.notices, self._owned.run.id
+        if run not in notices.steered:
+            return
+        notices.steered.discard(run)
+        steers = await insist(lambda: self._services.sessions.steers(self._owned))
+        for said in steers[self._steered :]:
+            self._said += [self._output.said(data) for data in orjson.loads(said)]
+        self._steered = len(steers)
+
+    async def _keep_last(self) -> None:
+        """What was the final reply is a step like any other, now that there is more to answer."""
+        self._approvals = []
+        if self._last is not None:
+            reply, self._last = self._last, None
+            await self._write_plan(
+                self._step - 1, Todo(client_calls=len(reply.client_calls)), [], reply.indexes, reply.usage
+            )
 
     # --- the end --------------------------------------------------------------------------------------------------
 
@@ -340,10 +400,25 @@ class Turn:
     async def _fail(self, error: ModelError) -> TurnEnd:
         details = {"error": response.error_body(error.code, str(error))}
         end = await self._commit("failed", details, retry=error.retryable)
-        return TurnEnd(end.status, end.result, error.retryable, error.retry_after_s)
+        assert end is not None
+        return TurnEnd(end.status, end.result, error.retryable, error.retry_after_s, self._spent)
 
-    async def _commit(self, status: str, details: dict[str, Any], *, retry: bool = False) -> TurnEnd:
-        """End the run. A failed one leaves its input in the history only if something was done for it."""
+    async def _commit(
+        self, status: str, details: dict[str, Any], *, retry: bool = False, may_go_on: bool = False
+    ) -> TurnEnd | None:
+        """End the run. None: it goes on, for more messages came while the last reply was on its way."""
+        if status == "cancelled" and self._cancelled == "rollback" and not self._acted:
+            self._output.drop()
+            details = {**details, "metadata": {"agentrt_rolled_back": "true"}}
+        while (end := await self._try_commit(status, details, retry)) is None:
+            self._services.notices.steered.add(self._owned.run.id)
+            if may_go_on and status == "completed":
+                return None
+            await self._take_in()
+        return end
+
+    async def _try_commit(self, status: str, details: dict[str, Any], retry: bool) -> TurnEnd | None:
+        """A failed run leaves its input in the history only if something was done for it."""
         self._log.close()  # or a flush of its own might log the end before it is committed
         if status == "completed":
             details = {**details, "completed_at": wall_ms() // 1000}
@@ -355,10 +430,24 @@ class Turn:
             lines = [*(item.encode() for item in self._input), *self._output.lines()]
         skip = int((self._owned.record or {}).get("n_items", 0))
         batch = self._log.batch()
-        commit = Commit(status, result, lines, skip, retry, self._planned, self._approvals, batch.last, batch.frames)
-        await insist(lambda: self._services.sessions.commit(self._owned, commit))
+        commit = Commit(
+            status,
+            result,
+            lines,
+            skip,
+            retry,
+            self._planned,
+            self._steered,
+            self._approvals,
+            batch.last,
+            batch.frames,
+            self._request.alone,
+        )
+        if await insist(lambda: self._services.sessions.commit(self._owned, commit)) is None:
+            self._log.take_back()
+            return None
         self._log.logged(batch.last)
-        return TurnEnd(status, result)
+        return TurnEnd(status, result, tokens=self._spent)
 
     # --- pieces ---------------------------------------------------------------------------------------------------
 
@@ -366,23 +455,32 @@ class Turn:
         return response.body(self._request, self._id, "in_progress")
 
     def _context(self) -> ModelRequest:
-        new = [*self._input, *self._output.items()]
-        tokens = sum(len(item.raw) for item in new)
-        if tokens > self._agent.limits.context_tokens:  # a token is at least a byte: count only when it matters
-            tokens = sum(estimate(item.raw.decode()) for item in new)
-        if tokens > self._agent.limits.context_tokens:
+        options, limits = self._request.options, self._agent.limits
+        said, done = context.fitting(
+            self._input, self._output.items(), limits.context_tokens, cut=options.get("truncation") == "auto"
+        )
+        tokens = context.size([*said, *done], limits.context_tokens)
+        if tokens > limits.context_tokens:
             if self._effects_happened:
                 status, details = _incomplete("max_context_tokens")
                 raise Ending(status, **details)
-            message = f"the input is about {tokens} tokens long; {self._agent.limits.context_tokens} are allowed"
+            message = f"the input is about {tokens} tokens long; {limits.context_tokens} are allowed"
             raise ModelError(message, code="invalid_prompt", retryable=False)
+        left = options.get("max_output_tokens")
+        if left is not None and self._usage is not None:
+            left -= self._usage.output_tokens
+            if left <= 0:
+                status, details = _incomplete("max_output_tokens")
+                raise Ending(status, **details)
+        own, clients = self._specs
         return context.build(
             self._agent,
             self._request,
             self._owned.window,
-            new,
-            specs=self._specs,
+            [*said, *done],
+            specs=(*own, *clients) if self._calls_left > 0 else clients,
             cache_key=self._owned.session.id,
+            output_tokens=left,
         )
 
     def _label(self, planned: Planned) -> str:
@@ -394,6 +492,10 @@ class Turn:
         return self._effects
 
     def _count(self, usage: Usage | None) -> None:
+        if usage is None:  # a lost try cost something: about what it was asked with
+            self._spent += context.size([*self._input, *self._output.items()], 0)
+        else:
+            self._spent += usage.input_tokens + usage.output_tokens
         if usage is None or self._usage is None:
             self._usage = None
             return
@@ -403,9 +505,13 @@ class Turn:
         tokens.labels(self._agent.name, "cached").inc(usage.cached_tokens)
         tokens.labels(self._agent.name, "output").inc(usage.output_tokens)
 
+    @property
+    def _cancelled(self) -> str:
+        """How somebody asked for the end of this run; empty when nobody did."""
+        return self._log.cancel_asked or self._services.notices.cancelled.get(self._owned.run.id, "")
+
     def _check_cancelled(self) -> None:
-        run = self._owned.run.id
-        if self._log.cancel_asked or run in self._services.notices.cancelled:
+        if self._cancelled:
             raise Ending("cancelled")
 
 
@@ -415,9 +521,3 @@ def _incomplete(why: str) -> tuple[str, dict[str, Any]]:
     if why != "max_output_tokens":
         details["metadata"] = {"agentrt_incomplete": why}
     return "incomplete", details
-
-
-def _tuple(usage: Usage | None) -> list[int] | None:
-    if usage is None:
-        return None
-    return [usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens]

@@ -1,11 +1,12 @@
 -- begin: own the session for a run, join the run that is this message, wait in line, or be refused
 -- KEYS session run runs items
--- ARGV v tenant session_id user agent run_id token pod fp by_key create policy retried parent wait_ms waiters_max ttl input request
+-- ARGV v tenant session_id user agent run_id token pod fp by_key create policy retried parent wait_ms waiters_max ttl alone input request
 -- returns 'fence|first|attempt|user|doubts|approvals|metadata' to the owner: one string, a table costs Redis more
 --         {'joined', run id, owner token, owner's pod}   the run lives: follow it; the lease says whether it really does
 --         {'waiting', run id, live run, owner token, owner's pod}
 --         {'busy', live run, owner token, owner's pod}   refused by policy, or the line is full
 --         {'ended', run id}                   the run has ended: replay its result
+--         {'steered', run id}                 the message was given to that run
 --         {'blocked', run id, effect key}     an effect in doubt holds up the session until it is resolved
 --         {'conflict'} same id, other body    {'missing'} no such session      {'fork'} the parent is not the tail
 --         {'newer', v} {'older', v} other schema version       {'foreign'} the key holds another tenant's state
@@ -15,7 +16,7 @@
 -- INCLUDE doubts.lua
 
 local s = redis.call('HMGET', session, 'v', 'tenant', 'owner', 'fence', 'run', 'run_fp', 'waiters', 'seq', 'user', 'metadata',
-  'doubts', 'notes', 'approvals')
+  'doubts', 'notes', 'approvals', 'alone')
 local sv, owner, fence, live, live_fp, seq = s[1], s[3], s[4], s[5] or '', s[6], s[8]
 local r = redis.call('HMGET', run, 'status', 'fp', 'token', 'attempt', 'retry', 'n_items', 'first', 'forked', 'approvals')
 local status, attempt, first = r[1], tonumber(r[4] or 0), r[7]
@@ -26,6 +27,7 @@ local function live_pod() return redis.call('HGET', session, 'pod') or '' end
 if sv and sv ~= v then return {tonumber(sv) > tonumber(v) and 'newer' or 'older', sv} end
 if sv and s[2] ~= tenant then return {'foreign'} end
 if not sv and create ~= '1' then return {'missing'} end
+if s[14] and alone ~= '1' then return {'missing'} end  -- of one run: no other message can name it
 
 local list = living(read_waiters(s[7]), now)
 local waiting
@@ -38,6 +40,7 @@ if not mine then
   -- The same message by its key.
   if status then
     if r[2] ~= fp then return {'conflict'} end
+    if status == 'steered' then return {'steered', redis.call('HGET', run, 'into')} end
     if status ~= 'waiting' and status ~= 'running' then
       if r[5] ~= '1' then return {'ended', run_id} end
       -- A failure that may pass is resumed; if it left items in the history, only while nothing stands behind them.
@@ -58,11 +61,13 @@ if not mine then
   end
   -- The same message by its fingerprint: live, waiting, or just ended and said to be a retry.
   if by_key == '0' and not status and sv then
-    if live ~= '' and live_fp == fp and owner == token then return {'waiting', live, live, token, pod} end
-    if live ~= '' and live_fp == fp then return {'joined', live, owner, live_pod()} end
+    if live ~= '' and is_of(live_fp, fp) then
+      if owner == token then return {'waiting', live, live, token, pod} end
+      return {'joined', live, owner, live_pod()}
+    end
     if not waiting and live == '' and retried == '1' then
       local last = redis.call('HMGET', session, 'last_run', 'last_fp', 'last_end')
-      if last[2] == fp and now - tonumber(last[3]) <= 60000 then return {'ended', last[1]} end
+      if is_of(last[2], fp) and now - tonumber(last[3]) <= 60000 then return {'ended', last[1]} end
     end
   end
   -- A chained request forks unless its parent is the tail of (head, live run, waiting runs).
@@ -115,6 +120,7 @@ end
 if not sv then
   redis.call('HSET', session, 'v', v, 'tenant', tenant, 'user', user, 'created', now, 'rev', 0, 'seq', 0, 'head', '',
     'waiters', '', 'metadata', '{}')
+  if alone == '1' then redis.call('HSET', session, 'alone', '1') end
   seq = 0
 end
 if not mine then

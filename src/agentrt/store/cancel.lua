@@ -1,6 +1,7 @@
 -- cancel: ask the owner of a run to end it; a waiting run ends at once
 -- KEYS session run
--- ARGV session_id run_id result ttl
+-- ARGV session_id run_id mode result ttl
+-- mode: '1' to keep what was done, 'rollback' to drop it where that is still possible; the first one asked counts
 -- returns {'asked'} the owner will see it | {'ended', status} | {'cancelled'} it was waiting | {'missing'}
 -- INCLUDE ownership.lua
 -- INCLUDE waiters.lua
@@ -10,8 +11,9 @@ if not r[1] then return {'missing'} end
 if r[1] ~= 'running' and r[1] ~= 'waiting' then return {'ended', r[1]} end
 local s = redis.call('HMGET', session, 'run', 'waiters')
 if s[1] == run_id then
-  redis.call('HSET', run, 'cancel', '1')
-  if r[2] then redis.call('PUBLISH', 'agentrt:pod:' .. r[2], cjson.encode({'cancel', session_id, run_id})) end
+  redis.call('HSETNX', run, 'cancel', mode)
+  local how = redis.call('HGET', run, 'cancel')
+  if r[2] then redis.call('PUBLISH', 'agentrt:pod:' .. r[2], cjson.encode({'cancel', session_id, run_id, how})) end
   return {'asked'}
 end
 local list, kept = read_waiters(s[2]), {}

@@ -1,8 +1,8 @@
-"""The way to Redis: units of commands in, replies out; connecting, resending and the classes of errors are here.
+"""The way to Redis: units of commands in, replies out; resending and the classes of errors are here.
 
 A `Unit` is a script with the reads pipelined behind it, all of one slot. Units hold scripts that are idempotent by
 their op tokens, and reads; nothing else. That is why a unit whose reply was lost may be sent again, whole, and why this
-is the only place that does it. Standalone today; Sentinel and Cluster change `_node`, nothing above it.
+is the only place that does it. Which server a unit goes to is the business of `nodes`.
 """
 
 from __future__ import annotations
@@ -10,22 +10,16 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from redis.asyncio import ConnectionPool
-from redis.asyncio.connection import AbstractConnection, parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.maint_notifications import MaintNotificationsConfig
-
-from agentrt.errors import OutcomeUnknown, ScriptError, SettingsError, StoreUnavailable
-from agentrt.store.handover import TakenOver, take_over
-from agentrt.store.multiplexer import Multiplexer, MultiplexerLimits, RedisReplyError
+from agentrt.errors import NotAcknowledged, OutcomeUnknown, ScriptError, StoreUnavailable
+from agentrt.store.address import RedisOptions, check_url, new_connection
+from agentrt.store.multiplexer import MultiplexerLimits, RedisReplyError, Stats
+from agentrt.store.nodes import REDIRECTS, Line, open_nodes
 from agentrt.store.scripts import Operand, Script, load_all, pack
 
-__all__ = ["DOWN", "Redis", "RedisOptions", "Sent", "Unit", "check_url", "new_connection", "new_pool"]
+__all__ = ["DOWN", "Redis", "RedisOptions", "Sent", "Unit", "check_url", "new_connection"]
 
 DOWN = frozenset(
     {"READONLY", "LOADING", "MISCONF", "OOM", "NOREPLICAS", "CLUSTERDOWN", "MASTERDOWN", "BUSY"}
@@ -36,83 +30,68 @@ DOWN = frozenset(
 _PASSING = frozenset({"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY"})
 """Of these, the ones that a moment may cure: sent again within the budget."""
 
-
-@dataclass(frozen=True, slots=True)
-class RedisOptions:
-    """Where Redis is and how long anything may take."""
-
-    url: str
-    client_name: str = "agentrt"
-    connect_timeout_s: float = 1.0
-    reply_timeout_s: float = 1.0
-    resend_budget_s: float = 2.0
-    """How long a unit is sent again before its caller is told."""
+_AT_ONCE = REDIRECTS | {"NOSCRIPT"}
+"""Cured by sending it again in another way, without a pause; two nodes that point at each other do not get many."""
+_DETOURS_MAX = 4
+_ASKING = pack("ASKING")
 
 
 class Unit:
     """Commands that leave together, for one slot, and are answered together."""
 
-    __slots__ = ("_parts", "count", "slot")
+    __slots__ = ("acknowledged", "count", "parts", "slot")
 
     def __init__(self, slot: bytes) -> None:
         self.slot = slot
         self.count = 0
-        self._parts: list[bytes] = []
+        self.acknowledged = False
+        """Whether it counts only when replicas have it, where that is configured."""
+        self.parts: list[bytes] = []
 
     def call(self, script: Script, keys: Sequence[bytes], tail: Sequence[Operand] = (), **argv: Operand) -> Unit:
         """Add a script."""
-        self._parts.append(script.pack(keys, tail, **argv))
+        self.parts.append(script.pack(keys, tail, **argv))
         self.count += 1
         return self
 
     def packed(self, command: bytes) -> Unit:
         """Add a script that is packed already, see `Script.prepare`."""
-        self._parts.append(command)
+        self.parts.append(command)
         self.count += 1
         return self
 
     def command(self, *command: Operand) -> Unit:
         """Add a command that may be repeated without harm: a read, an UNLINK."""
-        self._parts.append(pack(*command))
+        self.parts.append(pack(*command))
         self.count += 1
+        return self
+
+    def acknowledge(self, when: bool = True) -> Unit:
+        """Let it count only when replicas have it, if `when`: else it raises `NotAcknowledged`."""
+        self.acknowledged = when
         return self
 
     @property
     def data(self) -> bytes:
         """The packed commands."""
-        return self._parts[0] if self.count == 1 else b"".join(self._parts)
+        return self.parts[0] if self.count == 1 else b"".join(self.parts)
 
 
-def check_url(url: str, setting: str) -> None:
-    """Raises `SettingsError` that names `setting` when redis-py could not even try to connect to `url`."""
-    try:
-        parse_url(url)
-    except ValueError as error:
-        raise SettingsError(f"{setting}: {error}") from error
+class _Sending:
+    """A unit as it is sent again: behind what loads the scripts, or each command behind an ASKING."""
 
+    __slots__ = ("_first", "_step", "count", "data")
 
-def new_pool(options: RedisOptions) -> ConnectionPool:
-    """A redis-py pool with nothing left to its defaults: no retries, no push notifications, RESP2."""
-    try:
-        kwargs: dict[str, Any] = dict(parse_url(options.url))
-    except ValueError as error:
-        raise SettingsError(f"AGENTRT_REDIS_URL: {error}") from error
-    kwargs.update(
-        client_name=options.client_name,
-        socket_timeout=options.reply_timeout_s,
-        socket_connect_timeout=options.connect_timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=0,
-        protocol=2,
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
-    )
-    return ConnectionPool(**kwargs)
+    def __init__(self, unit: Unit, loads: bytes = b"", n_loads: int = 0, *, asking: bool = False) -> None:
+        self._step = 2 if asking else 1
+        self._first = n_loads + asking
+        self.data = loads + (b"".join(_ASKING + part for part in unit.parts) if asking else unit.data)
+        self.count = n_loads + unit.count * self._step
 
-
-def new_connection(options: RedisOptions) -> AbstractConnection:
-    """One such connection, not yet connected, outside of any pool."""
-    connection: AbstractConnection = new_pool(options).make_connection()  # type: ignore[no-untyped-call]
-    return connection
+    def replies(self, all_replies: list[Any]) -> list[Any] | RedisReplyError:
+        """The unit's own replies, or the first error among them."""
+        own = all_replies[self._first :: self._step]
+        return next((reply for reply in own if type(reply) is RedisReplyError), own)
 
 
 class Sent:
@@ -138,49 +117,61 @@ class Redis:
     def __init__(self, options: RedisOptions) -> None:
         self._options = options
         self.scripts = load_all()
-        self._multiplexer = Multiplexer(self._dial, MultiplexerLimits(reply_timeout_s=options.reply_timeout_s))
-        self.stats = self._multiplexer.stats
+        self.stats = Stats()
+        self._nodes = open_nodes(options, self._loads(), self.stats, self._reconnected)
+        self.on_reconnect: Callable[[], None] = lambda: None
+        """Called when a server was connected to anew: it may be another one than before."""
 
     async def start(self) -> None:
         """Begin to connect and wait a moment; a Redis that is not there yet is no reason not to start."""
-        self._multiplexer.start()
-        try:
-            await self._multiplexer.wait_connected(self._options.connect_timeout_s)
-        except StoreUnavailable:
-            return
+        await self._nodes.start(self._options.connect_timeout_s)
 
     async def aclose(self) -> None:
-        """Close the connection."""
-        await self._multiplexer.aclose()
+        """Close all connections."""
+        await self._nodes.aclose()
 
     @property
     def connected(self) -> bool:
-        """Whether the state connection stands."""
-        return self._multiplexer.connected
+        """Whether the state connection stands; on a Cluster, that to every master."""
+        return self._nodes.connected
 
     @property
     def waiting(self) -> int:
         """Units without a reply so far."""
-        return self._multiplexer.waiting
+        return self._nodes.waiting
+
+    @property
+    def clustered(self) -> bool:
+        """Whether slots are spread over several servers."""
+        return self._nodes.clustered
 
     @property
     def waiting_max(self) -> int:
-        """How many may wait; more are refused."""
-        return self._multiplexer.waiting_max
+        """How many may wait on one connection; more are refused."""
+        return MultiplexerLimits().waiters_max
 
-    def _node(self, slot: bytes) -> Multiplexer:  # noqa: ARG002 - one node today
-        return self._multiplexer
+    def _reconnected(self) -> None:
+        self.on_reconnect()
 
-    async def _dial(self, protocol: asyncio.Protocol) -> TakenOver:
-        return await take_over(new_connection(self._options), protocol)
+    def _loads(self) -> tuple[bytes, int]:
+        """What loads all scripts, and how many commands it is."""
+        return b"".join([script.pack_load() for script in self.scripts.values()]), len(self.scripts)
 
     async def execute(self, unit: Unit) -> list[Any]:
-        """Send a unit and return its replies. Raises `StoreUnavailable`, `OutcomeUnknown` if all tries were lost."""
+        """Send a unit and return its replies. Raises `StoreUnavailable`, `OutcomeUnknown` if all tries were lost, and
+        `NotAcknowledged` where replicas were to acknowledge it.
+        """
         try:
-            sent = self._node(unit.slot).submit(unit.data, unit.count)
+            sent = self._submit(unit)
         except StoreUnavailable as error:
             return await self._again(unit, error)
         return await self.finish(unit, sent)
+
+    def _submit(self, unit: Unit) -> asyncio.Future[list[Any]]:
+        return self._nodes.line(unit.slot, self._waits(unit)).submit(unit.data, unit.count)
+
+    def _waits(self, unit: Unit) -> bool:
+        return unit.acknowledged and self._options.wait_replicas > 0
 
     async def finish(self, unit: Unit, sent: asyncio.Future[list[Any]] | StoreUnavailable) -> list[Any]:
         """The replies of a unit that was sent; see `execute`."""
@@ -190,22 +181,35 @@ class Redis:
             replies = await sent
         except StoreUnavailable as error:
             return await self._again(unit, error)
+        acknowledged = replies.pop() if self._waits(unit) else 0
         for reply in replies:
             if type(reply) is RedisReplyError:
                 return await self._again(unit, reply)
+        return self._counted(unit, replies, acknowledged)
+
+    def _counted(self, unit: Unit, replies: list[Any], acknowledged: int) -> list[Any]:
+        if self._waits(unit) and acknowledged < self._options.wait_replicas:
+            raise NotAcknowledged(replies)
         return replies
+
+    async def each(self, unit: Unit) -> list[list[Any]]:
+        """The replies of every server to a unit of reads, sent once; errors among them are values, not raised.
+
+        Raises `StoreUnavailable` where one does not answer.
+        """
+        return list(await asyncio.gather(*(line.submit(unit.data, unit.count) for line in self._nodes.lines())))
 
     def send(self, unit: Unit) -> Sent:
         """Send a unit now and wait for it later, with `await`: what is sent in one tick leaves in one write."""
         try:
-            return Sent(self, unit, self._node(unit.slot).submit(unit.data, unit.count))
+            return Sent(self, unit, self._submit(unit))
         except StoreUnavailable as error:
             return Sent(self, unit, error)
 
     def post(self, unit: Unit) -> None:
         """Send a unit that nobody waits for and that may get lost: its effect is only to be earlier than a timer."""
         try:
-            future = self._node(unit.slot).submit(unit.data, unit.count)
+            future = self._submit(unit)
         except StoreUnavailable:
             return
         future.add_done_callback(_forget)
@@ -213,37 +217,49 @@ class Redis:
     async def _again(self, unit: Unit, problem: StoreUnavailable | RedisReplyError) -> list[Any]:
         """Send the whole unit again until it is answered or the budget is used up."""
         deadline = time.monotonic() + self._options.resend_budget_s
-        delay_s = 0.005
+        delay_s, detours = 0.005, 0
         unknown = isinstance(problem, OutcomeUnknown)
         while True:
-            data = unit.data
-            count = unit.count
-            if isinstance(problem, RedisReplyError):
-                if problem.code == "NOSCRIPT":
-                    loads = [script.pack_load() for script in self.scripts.values()]
-                    data, count = b"".join([*loads, data]), count + len(loads)
-                elif problem.code not in _PASSING:
-                    raise _classified(problem)
-            elif problem.reason == "overloaded":
-                raise problem
+            code = problem.code if isinstance(problem, RedisReplyError) else ""
+            way, asked = self._way_on(unit, problem)
             left = deadline - time.monotonic()
             if left <= 0:
                 raise self._gave_up(problem, unknown)
-            if not (isinstance(problem, RedisReplyError) and problem.code == "NOSCRIPT"):
+            detours += code in REDIRECTS
+            if code not in _AT_ONCE or detours > _DETOURS_MAX:
                 await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
                 delay_s = min(delay_s * 2, 0.25)
-            node = self._node(unit.slot)
             try:
-                await node.wait_connected(max(left, 0.001))
-                replies = (await node.submit(data, count))[count - unit.count :]
+                node = asked or self._nodes.line(unit.slot, self._waits(unit))
+                await node.wait_connected(max(min(left, self._nodes.patience_s), 0.001))
+                replies = await node.submit(way.data, way.count)
             except StoreUnavailable as error:
                 problem = error
                 unknown = unknown or isinstance(error, OutcomeUnknown)
                 continue
-            failed = next((reply for reply in replies if type(reply) is RedisReplyError), None)
-            if failed is None:
-                return replies
-            problem = failed
+            acknowledged = replies.pop() if self._waits(unit) else 0
+            own = way.replies(replies)
+            if isinstance(own, list):
+                return self._counted(unit, own, acknowledged)
+            problem = own
+
+    def _way_on(self, unit: Unit, problem: StoreUnavailable | RedisReplyError) -> tuple[_Sending, Line | None]:
+        """How to send a unit again, and where if not to its slot's owner. Raises what sending again does not cure."""
+        if not isinstance(problem, RedisReplyError):
+            if problem.reason == "overloaded":
+                raise problem
+            self._nodes.doubt()
+            return _Sending(unit), None
+        if problem.code == "NOSCRIPT":
+            return _Sending(unit, *self._loads()), None
+        if problem.code in REDIRECTS:
+            asked = self._nodes.redirect(unit.slot, problem, self._waits(unit))
+            return _Sending(unit, asking=asked is not None), asked
+        if problem.code not in _PASSING:
+            raise _classified(problem)
+        if problem.code == "CLUSTERDOWN":
+            self._nodes.doubt()
+        return _Sending(unit), None
 
     @staticmethod
     def _gave_up(problem: StoreUnavailable | RedisReplyError, unknown: bool) -> StoreUnavailable:

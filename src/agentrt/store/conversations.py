@@ -85,13 +85,15 @@ class Conversations:
         return int(reply[1]) if reply[0] == b"ok" else None
 
     async def header(self, keys: SessionKeys) -> Header | None:
-        """The session's header, upcast where it is older; None where there is no such session."""
+        """The session's header, upcast where it is older; None where there is no such session, or it is of one run."""
         raw = (await self._redis.execute(Unit(keys.tag).command("HGETALL", keys.hash)))[0]
         if not raw:
             return None
         fields = upcast({raw[i].decode(): raw[i + 1].decode() for i in range(0, len(raw), 2)})
         if fields["tenant"] != keys.tenant:
             raise ForeignState(f"session {keys.id}: the key holds another tenant's state")
+        if "alone" in fields:
+            return None
         return Header(
             created_ms=int(fields["created"]),
             seq=int(fields["seq"]),
@@ -134,9 +136,10 @@ class Conversations:
         return Appended(reply[0].decode(), reply[1].decode() if len(reply) > 1 else "")
 
     async def item(self, keys: SessionKeys, number: int) -> Item | None:
-        """The item with that number; None where it was deleted or never finished."""
-        line = (await self._redis.execute(Unit(keys.tag).command("LINDEX", keys.items, number)))[0]
-        return Item.decode(line) if line else None
+        """The item with that number; None where it was deleted or never finished, or the session is of one run."""
+        unit = Unit(keys.tag).command("LINDEX", keys.items, number).command("HGET", keys.hash, "alone")
+        line, alone = await self._redis.execute(unit)
+        return Item.decode(line) if line and alone is None else None
 
     async def erase_item(self, keys: SessionKeys, number: int, item: Item) -> Appended:
         """Delete one item; its number stays empty."""
@@ -201,13 +204,17 @@ class Conversations:
         unit = Unit(keys.tag).call(self._redis.scripts["delete_run"], (run.hash, run.effects, run.events))
         return str((await self._redis.execute(unit))[0][0].decode())
 
-    async def cancel(self, keys: SessionKeys, run_id: str, result: bytes) -> str:
-        """Ask for the end of a run: `asked`, `cancelled` (it was waiting), `missing`, or the status it ended with."""
+    async def cancel(self, keys: SessionKeys, run_id: str, result: bytes, mode: str = "1") -> str:
+        """Ask for the end of a run: `asked`, `cancelled` (it was waiting), `missing`, or the status it ended with.
+
+        `mode`: `rollback` to drop its output, where that is still possible.
+        """
         unit = Unit(keys.tag).call(
             self._redis.scripts["cancel"],
             (keys.hash, keys.run(run_id).hash),
             session_id=keys.id,
             run_id=run_id,
+            mode=mode,
             result=result,
             ttl=self._ttl,
         )

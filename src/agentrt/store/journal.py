@@ -9,11 +9,29 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from agentrt.agent import Effect
+from agentrt.errors import NotAcknowledged
 from agentrt.store.connection import Redis, Unit
 from agentrt.store.keys import SessionKeys
 from agentrt.store.ownership import Owned, StoreConfig, check_guarded
 
-__all__ = ["Batch", "Intent", "Journal", "Outcome", "Planned", "Recorded", "effect_key", "fingerprint", "read_effects"]
+__all__ = [
+    "Batch",
+    "Intent",
+    "Journal",
+    "Outcome",
+    "Planned",
+    "Recorded",
+    "asked",
+    "effect_key",
+    "fingerprint",
+    "read_effects",
+]
+
+
+def asked(flag: bytes) -> str:
+    """How somebody asked for the end of a run: `1`, `rollback`, or empty when nobody did."""
+    return "" if flag == b"0" else flag.decode()
 
 
 def effect_key(session: SessionKeys, run: str, step: int, index: int) -> str:
@@ -104,11 +122,14 @@ class Journal:
         plan: bytes,
         calls: Sequence[tuple[Planned, bool]],
         events: Batch,
-    ) -> tuple[bool, int]:
+    ) -> tuple[str, int]:
         """Keep a step's reply and its effects; the flagged ones are `intended` from here on.
 
-        Returns (somebody asked to cancel, deadline of the intents in ms of Redis time). Raises `OwnershipLost`.
+        Returns (how somebody asked to cancel, empty when nobody did; deadline of the intents in ms of Redis time).
+        Raises `OwnershipLost`, and `NotAcknowledged` where an effect that must not happen twice is intended, and too
+        few replicas know it.
         """
+        unknown_twice = any(intended and planned.effect == Effect.AT_MOST_ONCE for planned, intended in calls)
         tail: list[bytes | str] = []
         for planned, intended in calls:
             tail += (planned.key, orjson.dumps(asdict(planned)), "1" if intended else "0")
@@ -129,11 +150,12 @@ class Journal:
             ttl=self._config.session_ttl_s,
             **owned.guard,
         )
+        unit.acknowledge(unknown_twice)
         _, cancelled, lock_until = await self._answer(unit, owned)
-        return cancelled == b"1", int(lock_until)
+        return asked(cancelled), int(lock_until)
 
-    async def intend(self, owned: Owned, keys: Sequence[str]) -> tuple[bool, int]:
-        """Take, or move, the locks of planned effects. Returns as `plan` does."""
+    async def intend(self, owned: Owned, keys: Sequence[str], *, acknowledge: bool = False) -> tuple[str, int]:
+        """Take, or move, the locks of planned effects. Returns as `plan` does; `acknowledge`: raises as it does."""
         unit = Unit(owned.session.tag).call(
             self._redis.scripts["intend"],
             (owned.session.hash, owned.run.hash, owned.run.effects),
@@ -141,11 +163,22 @@ class Journal:
             lock_ms=self._config.lock_ms,
             **owned.guard,
         )
+        unit.acknowledge(acknowledge)
         _, cancelled, lock_until = await self._answer(unit, owned)
-        return cancelled == b"1", int(lock_until)
+        return asked(cancelled), int(lock_until)
 
-    async def record(self, owned: Owned, op: str, outcomes: Sequence[Recorded], events: Batch) -> bool:
-        """Keep outcomes and release their locks. Returns whether somebody asked to cancel the run.
+    async def unintend(self, owned: Owned, keys: Sequence[str]) -> None:
+        """Effects that were intended, and do not run after all, are only planned again. Raises `OwnershipLost`."""
+        unit = Unit(owned.session.tag).call(
+            self._redis.scripts["unintend"],
+            (owned.session.hash, owned.run.hash, owned.run.effects),
+            keys,
+            **owned.guard,
+        )
+        await self._answer(unit, owned)
+
+    async def record(self, owned: Owned, op: str, outcomes: Sequence[Recorded], events: Batch) -> str:
+        """Keep outcomes and release their locks. Returns how somebody asked to cancel the run, or an empty string.
 
         `outcomes`: (key, outcome, tool, `tell` or `block` for one that is in doubt, else empty).
         """
@@ -166,7 +199,7 @@ class Journal:
             **owned.guard,
         )
         _, cancelled = await self._answer(unit, owned)
-        return bool(cancelled == b"1")
+        return asked(cancelled)
 
     async def evidence(self, owned: Owned, key: str, outcome: Outcome) -> None:
         """Keep the late result of a call whose run went on elsewhere, for whoever resolves it."""
@@ -181,8 +214,8 @@ class Journal:
         raw = (await self._redis.execute(Unit(owned.session.tag).command("HGET", effects, key)))[0]
         return Planned(**orjson.loads(raw)) if raw else None
 
-    async def emit(self, owned: Owned, events: Batch) -> bool:
-        """Append events to the log. Returns whether somebody asked to cancel the run."""
+    async def emit(self, owned: Owned, events: Batch) -> str:
+        """Append events to the log. Returns how somebody asked to cancel the run, or an empty string."""
         keys, run = owned.session, owned.run
         unit = Unit(keys.tag).call(
             self._redis.scripts["emit"],
@@ -195,7 +228,7 @@ class Journal:
             **owned.guard,
         )
         _, cancelled = await self._answer(unit, owned)
-        return bool(cancelled == b"1")
+        return asked(cancelled)
 
     async def now_ms(self, owned: Owned) -> int:
         """Redis' clock, the one that deadlines in the journal are written by."""
@@ -203,7 +236,11 @@ class Journal:
         return int(seconds) * 1000 + int(micros) // 1000
 
     async def _answer(self, unit: Unit, owned: Owned) -> list[Any]:
-        reply: list[Any] = (await self._redis.execute(unit))[0]
+        try:
+            reply: list[Any] = (await self._redis.execute(unit))[0]
+        except NotAcknowledged as error:
+            check_guarded(error.replies[0][0], owned)
+            raise
         check_guarded(reply[0], owned)
         return reply
 

@@ -4,16 +4,20 @@
 decides the Cluster slot, so all keys of one line group live on one node. No script touches two groups.
 
 Session slot `{t/s}`; everything is written under the owner's fence unless it says otherwise. All keys live for the
-session TTL (`AGENTRT_SESSION_TTL_S`) from the last begin, commit or append, and go at once with `delete.lua`.
+session TTL (`AGENTRT_SESSION_TTL_S`) from the last begin, commit or append, and go at once with `delete.lua`; those of
+a session that is for one run only (chat completions, `store: false`) for `AGENTRT_ALONE_TTL_S`.
 
   agentrt:{t/s}                 HASH   the session's header                          begin commit claim append create
       v            schema version, 1                          tenant, user   who owns the data
       agent        the agent of the newest run                created, updated   ms since the epoch, Redis time
       rev          bumped by every commit, append, delete      seq            number of items ever written = LLEN items
       owner, pod   token and pod of the owner; empty when idle  fence         last fence minted; never expires alone
-      run, run_fp  the active run and its fingerprint          head           the newest committed run
+      run, run_fp  the active run; its fingerprint and those   head           the newest committed run
+                   of the messages that steered it, comma list
       waiters      JSON [[run, token, fp, pod, present 0/1, until ms], ...], first in first out; empty for none
-      last_run, last_fp, last_end   the run that ended last, its fingerprint, when (ms)
+      last_run, last_fp, last_end   the run that ended last, its fingerprints, when (ms)
+      steers       JSON [JSON array of items, ...]: messages for the active run to take in         steer commit
+      alone        1: the session is for one run, no other message can name it                        begin
       metadata     JSON object of the client                   create_op, append_op   op tokens of those scripts
       doubts       JSON [[effect key, run, tool, tell|block], ...] whose outcome is not known     record resolve
       notes        JSON [[text before, after the number], ...]: items for the next run to take in  resolve begin
@@ -28,7 +32,8 @@ session TTL (`AGENTRT_SESSION_TTL_S`) from the last begin, commit or append, and
       request      JSON, what the client asked for             input          JSON array of items
       first        number of the run's first item              n_items        how many items it added
       attempt      1, 2, ...                                   pod            the pod of the last attempt
-      created, ended   ms                                      cancel         1 when somebody asked to cancel
+      created, ended   ms                                      cancel         1 | rollback when somebody asked to
+      into         the run that this message was given to (status `steered`: it never was a run)          steer
       log          last event number written, -1 for none      followers      pods that tail the log, comma list
        approvals    what this run's input answers, taken over from the session   forked  1: its message is a fork's
        spared       attempts that do not count (handed over,    over           token of the owner that let go last
@@ -36,7 +41,7 @@ session TTL (`AGENTRT_SESSION_TTL_S`) from the last begin, commit or append, and
       result       JSON, the final response body               retry          1: failed, but sending it again resumes
       plan:<step>  JSON, the model's reply and the keys of its effects
       op:<token>   reply of a script of this run, kept so that sending the script again is harmless
-  agentrt:{t/s}:run:{id}:effects HASH  journal                                                    plan record
+  agentrt:{t/s}:run:{id}:effects HASH  journal                                           plan record intend unintend
       <key>        JSON, the effect as planned                 <key>@         `lock_until ms,holder token`: intended
       <key>!       JSON, the outcome: recorded | failed | in_doubt
       <key>~       JSON, a late result of a pod that had lost the run: evidence, decides nothing       evidence
@@ -75,10 +80,25 @@ Queue slot `{q:N}`:
                                        from the last entry; whoever lists it drops what is resolved or gone
   agentrt:{q:N}:config          HASH   number of queues, checked at every start; no TTL: the deployment owns it
 
+Quota slot `{t/quota}`; only for tenants that have a limit:
+
+  agentrt:{t/quota}:used        HASH   minute, turns (begun in it), day, tokens (used in it); minute and day are numbers
+                                       since the epoch. TTL two days                        quota_enter quota_leave
+  agentrt:{t/quota}:runs        ZSET   member session/run: runs in flight, score = until when they count, ms. TTL ten
+                                       minutes from the last entry                quota_enter quota_hold quota_leave
+
+Access slot `{access}`; no TTL: the operator owns it (`agentrt keys`)                                   access_set
+
+  agentrt:{access}:keys         HASH   id -> JSON {tenant, digest, scopes, created}: API keys
+  agentrt:{access}:quotas       HASH   tenant -> JSON {runs, turns_per_minute, tokens_per_day}
+  agentrt:{access}:rev          STRING changes with every change of the two
+
 Pod-owned keys:
 
-  agentrt:{pod:<pod>}:probe     STRING what the readiness probe writes and reads; TTL 60 s
-  agentrt:pod:<pod>             pub/sub channel: JSON [granted | logged | cancel, session, run] or
+  agentrt:{pods}:live           HASH   pod -> `ms since the epoch, newline, JSON that the pod says of itself`; TTL and
+                                       every entry 10 s                                                 pod_seen
+  agentrt:{q:0}:probe:<pod>     STRING what the readiness probe writes and reads, where the queue is; TTL 60 s
+  agentrt:pod:<pod>             pub/sub channel: JSON [granted | logged | cancel | steer, session, run] or
                                 [lock, key of the lock, token that it was handed to]; a hint only, polls stand behind it
   agentrt:queue:<N>             pub/sub channel: something waits in an empty queue; a hint only
 """
@@ -92,8 +112,10 @@ from functools import cached_property
 
 __all__ = [
     "ID",
+    "AccessKeys",
     "LockKeys",
     "QueueKeys",
+    "QuotaKeys",
     "RunKeys",
     "SessionKeys",
     "derive_id",
@@ -103,6 +125,7 @@ __all__ = [
     "new_id",
     "parse_lease_member",
     "pod_channel",
+    "pods_key",
     "probe_key",
 ]
 
@@ -220,6 +243,28 @@ class QueueKeys:
         self.channel = f"agentrt:queue:{number}"
 
 
+class QuotaKeys:
+    """The keys of what a tenant uses of its quota."""
+
+    __slots__ = ("runs", "slot", "used")
+
+    def __init__(self, tenant: str) -> None:
+        if not is_name(tenant):
+            raise ValueError(f"not a tenant: {tenant!r}")
+        self.slot = f"{tenant}/quota".encode()
+        self.used = b"agentrt:{%b}:used" % self.slot
+        self.runs = b"agentrt:{%b}:runs" % self.slot
+
+
+class AccessKeys:
+    """The keys of what operators allow."""
+
+    slot = b"access"
+    keys = b"agentrt:{access}:keys"
+    quotas = b"agentrt:{access}:quotas"
+    rev = b"agentrt:{access}:rev"
+
+
 def lease_member(session: SessionKeys, run: str, token: str) -> bytes:
     """The lease entry of an owner."""
     return b"%b/%b/%b" % (session.tag, run.encode(), token.encode())
@@ -233,7 +278,12 @@ def parse_lease_member(member: bytes) -> tuple[str, str, str, str]:
 
 def probe_key(pod: str) -> bytes:
     """What the readiness probe of a pod writes and reads."""
-    return b"agentrt:{pod:%b}:probe" % pod.encode()
+    return b"agentrt:{%b}:probe:%b" % (QueueKeys().slot, pod.encode())
+
+
+def pods_key() -> bytes:
+    """What the live pods say of themselves."""
+    return b"agentrt:{pods}:live"
 
 
 def pod_channel(pod: str) -> str:

@@ -61,11 +61,14 @@ class MultiplexerLimits:
     buffer_bytes_max: int = 16 * 1024 * 1024
     backoff_s_min: float = 0.02
     backoff_s_max: float = 1.0
+    demoted_s_min: float = 0.25
+    """A connection younger than this is kept although its server refuses writes: one that stays a replica must not be
+    dialled for every write."""
 
 
 @dataclass(slots=True)
 class Stats:
-    """Counters since start; tests and metrics read them."""
+    """Counters since start; tests and metrics read them. Several connections may count together."""
 
     writes: int = 0
     units: int = 0
@@ -88,8 +91,12 @@ class _Waiter:
 class _Wire(asyncio.Protocol):
     """Receives bytes for one connection and hands replies to the multiplexer that made it."""
 
-    def __init__(self, owner: Multiplexer) -> None:
+    def __init__(self, owner: Multiplexer, greetings: int) -> None:
         self._owner = owner
+        self._greetings = greetings
+        self.greeted = asyncio.Event()
+        """Set when the greeting is answered, or never will be."""
+        self.closed = False
         self._reader = hiredis.Reader(protocolError=ConnectionError, replyError=RedisReplyError, notEnoughData=_Wire)
         self.previous: asyncio.BaseProtocol | None = None
 
@@ -98,7 +105,12 @@ class _Wire(asyncio.Protocol):
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not _Wire:
-                self._owner._received(self, reply)
+                if self._greetings:
+                    self._greetings -= 1
+                    if not self._greetings:
+                        self.greeted.set()
+                else:
+                    self._owner._received(self, reply)
         except ConnectionError as error:
             self._owner._lost(self, error)
 
@@ -109,6 +121,8 @@ class _Wire(asyncio.Protocol):
         self._owner._pause(False)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        self.greeted.set()
         self._owner._lost(self, exc)
         if self.previous is not None:  # redis-py's own protocol waits for this to close its writer
             self.previous.connection_lost(exc)
@@ -118,10 +132,19 @@ class Multiplexer:
     """One multiplexed connection to one Redis node. `start` it, `submit` units, `aclose` it."""
 
     def __init__(
-        self, dial: Callable[[asyncio.Protocol], Awaitable[Link]], limits: MultiplexerLimits | None = None
+        self,
+        dial: Callable[[asyncio.Protocol], Awaitable[Link]],
+        limits: MultiplexerLimits | None = None,
+        *,
+        greeting: tuple[bytes, int] = (b"", 0),
+        stats: Stats | None = None,
     ) -> None:
+        """`greeting`: packed commands, and their number, that a new connection begins with; replies are dropped."""
         self._dial = dial
         self._limits = limits or MultiplexerLimits()
+        self._greeting = greeting
+        self.on_connected: Callable[[], None] = lambda: None
+        """Called when a connection stands."""
         self._loop = asyncio.get_running_loop()
         self._line: deque[_Waiter] = deque()
         self._unsent: list[bytes] = []
@@ -138,7 +161,8 @@ class Multiplexer:
         self._closed = False
         self.last_error: str = "never connected"
         self._reason = "unreachable"
-        self.stats = Stats()
+        self._since = 0.0
+        self.stats = stats or Stats()
 
     @property
     def connected(self) -> bool:
@@ -149,11 +173,6 @@ class Multiplexer:
     def waiting(self) -> int:
         """Units written or buffered whose replies are not here yet."""
         return len(self._line) + len(self._unsent_waiters)
-
-    @property
-    def waiting_max(self) -> int:
-        """How many may be."""
-        return self._limits.waiters_max
 
     def start(self) -> None:
         """Begin to connect; `wait_connected` says when."""
@@ -227,6 +246,13 @@ class Multiplexer:
             self._line.popleft()
             if not waiter.future.done():  # cancelled callers have left; their reply is dropped here
                 waiter.future.set_result(waiter.replies)
+        if type(reply) is RedisReplyError and reply.code == "READONLY":
+            self._demoted(wire)
+
+    def _demoted(self, wire: _Wire) -> None:
+        """The server is no master any more: whoever is asked for the way again may name another one."""
+        if self._loop.time() - self._since >= self._limits.demoted_s_min:
+            self._lost(wire, ConnectionError("the server is a replica now"), "readonly")
 
     def _pause(self, paused: bool) -> None:
         self._paused = paused
@@ -243,7 +269,7 @@ class Multiplexer:
         else:
             self._watchdog = self._loop.call_later(left, self._watch)
 
-    def _lost(self, wire: _Wire, error: Exception | None) -> None:
+    def _lost(self, wire: _Wire, error: Exception | None, reason: str = "unreachable") -> None:
         if wire is not self._wire:
             return
         self._wire = None
@@ -262,13 +288,31 @@ class Multiplexer:
         self._unsent, self._unsent_waiters, self._unsent_bytes = [], [], 0
         for waiter in written:
             if not waiter.future.done():
-                waiter.future.set_exception(OutcomeUnknown(f"connection to Redis lost: {self.last_error}"))
+                waiter.future.set_exception(OutcomeUnknown(f"connection to Redis lost: {self.last_error}", reason))
         for waiter in unsent:
             if not waiter.future.done():
-                waiter.future.set_exception(StoreUnavailable(f"connection to Redis lost: {self.last_error}"))
+                waiter.future.set_exception(StoreUnavailable(f"connection to Redis lost: {self.last_error}", reason))
+        self._reason = reason
         self._connecting = None
         if not self._closed:
             self._connecting = self._loop.create_task(self._connect())
+
+    async def _open(self) -> tuple[_Wire, Link]:
+        """A connection that has been greeted. Raises `OSError`, `StoreUnavailable`."""
+        data, wire = self._greeting[0], _Wire(self, self._greeting[1])
+        link = await self._dial(wire)
+        try:
+            if data:
+                link.transport.write(data)
+                async with asyncio.timeout(self._limits.reply_timeout_s):
+                    await wire.greeted.wait()
+            if wire.closed:
+                raise ConnectionError("the connection broke at once")
+        except BaseException:
+            link.transport.abort()
+            await link.close()
+            raise
+        return wire, link
 
     async def _close_broken(self) -> None:
         while self._broken:
@@ -278,18 +322,19 @@ class Multiplexer:
         await self._close_broken()
         delay_s = self._limits.backoff_s_min
         while True:
-            wire = _Wire(self)
             try:
-                self._link = await self._dial(wire)
+                wire, self._link = await self._open()
             except (OSError, StoreUnavailable) as error:
-                self.last_error = str(error)
+                self.last_error = str(error) or type(error).__name__
                 self._reason = getattr(error, "reason", "unreachable")
             else:
                 self._wire = wire
                 self._reason = "unreachable"
+                self._since = self._loop.time()
                 self.stats.connects += 1
                 self._connecting = None
                 self._changed.set()
+                self.on_connected()
                 return
             await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
             delay_s = min(delay_s * 2, self._limits.backoff_s_max)

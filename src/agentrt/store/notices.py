@@ -12,7 +12,8 @@ import hiredis
 import orjson
 
 from agentrt.errors import StoreUnavailable
-from agentrt.store.connection import Redis, RedisOptions, Unit, new_connection
+from agentrt.store.connection import Redis, RedisOptions, Unit
+from agentrt.store.discovery import find
 from agentrt.store.handover import take_over
 from agentrt.store.keys import QueueKeys, pod_channel
 from agentrt.store.scripts import pack
@@ -26,6 +27,8 @@ _RECONNECT_S = 0.5
 _SILENCE_S = 2.0
 """A subscription that has said nothing for this long is pinged; when it says nothing for as long again, it is dead."""
 _PING = pack("PING")
+_SETTLING_S = 5.0
+"""After a fail-over pods find the new server one after the other: until then a missing subscription says nothing."""
 
 
 class Notices:
@@ -41,8 +44,12 @@ class Notices:
         self._queue = QueueKeys().channel
         self.on_queued: Callable[[], None] = lambda: None
         """Called when something begins to wait in the queue."""
-        self.cancelled: set[str] = set()
-        """Runs of this pod that somebody asked to cancel; the turn takes its own out."""
+        self.cancelled: dict[str, str] = {}
+        """Runs of this pod that somebody asked to cancel, and how; the turn takes its own out."""
+        self.steered: set[str] = set()
+        """Runs of this pod that more messages came to; the turn takes its own out."""
+        self._ear: _Ear | None = None
+        self._moved_at = float("-inf")
         self._heard_at = time.monotonic()
 
     @property
@@ -52,6 +59,7 @@ class Notices:
 
     def start(self) -> None:
         """Begin to listen."""
+        self._redis.on_reconnect = self._follow
         self._task = asyncio.get_running_loop().create_task(self._listen())
 
     async def aclose(self) -> None:
@@ -72,7 +80,13 @@ class Notices:
             del self._waiting[subject]
 
     async def listening(self, pod: str) -> bool:
-        """Whether a pod's own subscription stands. A killed pod's is gone at once, long before its leases run out."""
+        """Whether a pod's own subscription stands. A killed pod's is gone at once, long before its leases run out.
+
+        Nothing is known of it, and it is said to stand, on a Cluster, whose nodes know only their own subscribers, and
+        for some seconds behind a fail-over.
+        """
+        if self._redis.clustered or time.monotonic() - self._moved_at < _SETTLING_S:
+            return True
         channel = pod_channel(pod)
         reply = (await self._redis.execute(Unit(channel.encode()).command("PUBSUB", "NUMSUB", channel)))[0]
         return int(reply[1]) > 0
@@ -83,13 +97,21 @@ class Notices:
             for event in events:
                 event.set()
 
+    def _follow(self) -> None:
+        """Commands go over a new connection, perhaps to another server: listen there, too."""
+        self._moved_at = time.monotonic()
+        if self._ear is not None:
+            self._ear.closed.set()
+
     def _wake(self, channel: bytes, data: bytes) -> None:
         if channel == self._queue.encode():
             self.on_queued()
             return
-        kind, _where, subject = orjson.loads(data)
+        kind, _where, subject, *how = orjson.loads(data)
         if kind == "cancel":
-            self.cancelled.add(subject)
+            self.cancelled[subject] = how[0] if how else "1"
+        elif kind == "steer":
+            self.steered.add(subject)
         for event in self._waiting.get(subject, ()):
             event.set()
 
@@ -99,7 +121,7 @@ class Notices:
     async def _listen(self) -> None:
         pause_s = 0.0
         while True:
-            ear = _Ear(self._wake, self._sign)
+            ear = self._ear = _Ear(self._wake, self._sign)
             try:
                 await self._hear(ear)
             except (StoreUnavailable, OSError) as error:
@@ -113,7 +135,7 @@ class Notices:
 
     async def _hear(self, ear: _Ear) -> None:
         """One connection, until it breaks or falls silent."""
-        link = await take_over(new_connection(self._options), ear)
+        link = await take_over(await find(self._options, self._channel.encode()), ear)
         try:
             link.transport.write(pack("SUBSCRIBE", self._channel, self._queue))
             while True:

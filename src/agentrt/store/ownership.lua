@@ -19,6 +19,9 @@ end
 -- that has begun must still write gets through by this; only `begin`, which sheds load, goes without.
 local function get_through(key) redis.call('HDEL', key, '') end
 
+-- Whether a message's fingerprint is among those of a run: its own, and those of the messages that steered it.
+local function is_of(fps, fp) return fp ~= '' and fps and string.find(',' .. fps .. ',', ',' .. fp .. ',', 1, true) end
+
 -- nil when the caller owns the session, else why not. `held`: its owner and fence, where the caller has read them.
 local function refusal(session, token, fence, held)
   held = held or redis.call('HMGET', session, 'owner', 'fence')

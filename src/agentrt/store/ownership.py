@@ -23,11 +23,16 @@ class StoreConfig:
     session_ttl_s: int = 30 * 86_400
     run_ttl_s: int = 30 * 86_400
     events_ttl_s: int = 86_400
+    alone_ttl_s: int = 86_400
     lease_ms: int = 10_000
     lock_ms: int = 30_000
     wait_ms: int = 20_000
     waiters_max: int = 64
     window_items: int = 50
+    acknowledge: bool = False
+    """Whether replicas are waited for: before effects that must not happen twice, and for background runs."""
+    acknowledge_turns: bool = False
+    """Whether they are waited for at the end of every turn, too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 -- ARGV op session_id run_id token fence step plan last batch events_ttl lock_ms ttl ...calls
 -- calls: triples (effect key, planned effect as JSON, '1' intended | '0' only planned)
 -- returns {'ok', flags, lock_until ms} | {'fenced'} | {'missing'}
--- flags: '1' when somebody asked to cancel the run, else '0'
+-- flags: how somebody asked to cancel the run (see cancel.lua), '0' when nobody did
 -- INCLUDE ownership.lua
 -- INCLUDE log.lua
 

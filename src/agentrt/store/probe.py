@@ -1,4 +1,7 @@
-"""The readiness probe: a write and a read on a connection of its own. PING answers even when Redis refuses writes."""
+"""The readiness probe: a write and a read on a connection of its own. PING answers even when Redis refuses writes.
+
+On a Cluster it asks the master of the queue, which every message needs; the others answer for their own sessions.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ import secrets
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from agentrt.store.connection import RedisOptions, new_connection
+from agentrt.errors import StoreUnavailable
+from agentrt.store.address import RedisOptions
+from agentrt.store.discovery import find
 from agentrt.store.handover import reason_of
-from agentrt.store.keys import probe_key
+from agentrt.store.keys import QueueKeys, probe_key
 
 __all__ = ["Probe"]
 
@@ -30,6 +35,8 @@ class Probe:
                 return await self._write_and_read()
         except TimeoutError:
             reason = "timeout"
+        except StoreUnavailable as error:
+            reason = error.reason
         except (RedisError, OSError) as error:
             reason = reason_of(error)
         await self.aclose()
@@ -43,7 +50,7 @@ class Probe:
 
     async def _write_and_read(self) -> str | None:
         if self._connection is None:
-            self._connection = new_connection(self._options)
+            self._connection = await find(self._options, QueueKeys().slot)
         connection = self._connection
         await connection.connect()  # type: ignore[no-untyped-call]
         value = secrets.token_hex(8).encode()

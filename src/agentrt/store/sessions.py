@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
-from agentrt.errors import OwnershipLost, ScriptError
-from agentrt.records import SCHEMA_VERSION
+from agentrt.errors import NotAcknowledged, OwnershipLost, ScriptError, StoreUnavailable
+from agentrt.records import SCHEMA_VERSION, Request
 from agentrt.store.connection import Redis, Unit
 from agentrt.store.keys import RunKeys, SessionKeys, new_id
 from agentrt.store.ownership import (
@@ -37,6 +37,7 @@ __all__ = [
     "Joined",
     "Missing",
     "Sessions",
+    "Steered",
     "Waiting",
 ]
 
@@ -67,6 +68,8 @@ class Begin:
     parent: str = ""
     background: bool = False
     """No client waits for it: its class, should it have to queue."""
+    alone: bool = False
+    """The session is for this run only, and is kept no longer than such ones are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,13 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class Steered:
+    """The message was given to a run that was live when it came."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
 class Conflict:
     """The idempotency key belongs to another body."""
 
@@ -122,7 +132,7 @@ class Fork:
     """The parent is not the tail of the session."""
 
 
-Begun = Owned | Joined | Waiting | Busy | Blocked | Ended | Conflict | Missing | Fork
+Begun = Owned | Joined | Waiting | Busy | Blocked | Ended | Steered | Conflict | Missing | Fork
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +145,13 @@ class Commit:
     skip: int = 0
     retry: bool = False
     planned: bool = True
+    steered: int = 0
+    """How many of the messages that came to the run meanwhile are in `lines`."""
     approvals: Sequence[Approval] = ()
     last_event: int = -1
     events: bytes = b""
+    alone: bool = False
+    """See `Begin.alone`."""
 
 
 class Sessions:
@@ -151,7 +165,11 @@ class Sessions:
         self._claim = redis.scripts["claim"]
 
     async def begin(self, want: Begin) -> Begun:
-        """Own the session, or learn why not. The window is read in the same round trip."""
+        """Own the session, or learn why not. The window is read in the same round trip.
+
+        Raises `NotAcknowledged` for a run that no client waits for, where too few replicas know it: it is handed over
+        then, for the queue.
+        """
         keys, config = want.session, self._config
         run = keys.run(want.run)
         unit = Unit(keys.tag).call(
@@ -168,18 +186,25 @@ class Sessions:
             fp=want.fingerprint,
             by_key=int(want.by_key),
             create=int(want.create),
-            policy="reject" if want.policy == "reject" else "wait",
+            policy="reject" if want.policy in {"reject", "steer"} else "wait",
             retried=int(want.retried),
             parent=want.parent,
             wait_ms=config.wait_ms,
             waiters_max=config.waiters_max,
-            ttl=config.session_ttl_s,
+            ttl=config.alone_ttl_s if want.alone else config.session_ttl_s,
+            alone=int(want.alone),
             input=want.input,
             request=want.request,
         )
+        unit.acknowledge(want.background)
         if not want.fresh:
             unit.command("LRANGE", keys.items, -config.window_items, -1)
-        replies = await self._redis.execute(unit)
+        try:
+            replies = await self._redis.execute(unit)
+        except NotAcknowledged as error:
+            if isinstance(head := error.replies[0], bytes):  # begun all the same, and nobody's attempt
+                await self.hand_over(self._owned(keys, run, want.token, head, []), "waiting")
+            raise
         reply = replies[0]
         if isinstance(reply, bytes):
             window: list[bytes] = [] if want.fresh else replies[1]
@@ -205,6 +230,8 @@ class Sessions:
                 return Blocked(*rest)
             case b"ended":
                 return Ended(rest[0])
+            case b"steered":
+                return Steered(rest[0])
             case b"conflict":
                 return Conflict()
             case b"missing":
@@ -280,8 +307,11 @@ class Sessions:
             owned.window = decode_window(lines[: max(0, len(lines) - own)])
         owned.first = first
 
-    async def commit(self, owned: Owned, end: Commit) -> int:
-        """End the run; returns the session's new revision. Raises `OwnershipLost`."""
+    async def commit(self, owned: Owned, end: Commit) -> int | None:
+        """End the run; returns the session's new revision. Raises `OwnershipLost`, `StoreUnavailable`.
+
+        None: more messages came to the run than it has taken in, and nothing is written.
+        """
         keys, run, config = owned.session, owned.run, self._config
         unit = Unit(keys.tag).call(
             self._commit,
@@ -298,17 +328,53 @@ class Sessions:
             planned=int(end.planned),
             approvals=orjson.dumps([list(one) for one in end.approvals]) if end.approvals else b"",
             skip=end.skip,
+            steered=end.steered,
             last=end.last_event,
             batch=end.events,
             events_ttl=config.events_ttl_s,
-            ttl=config.session_ttl_s,
-            run_ttl=max(config.run_ttl_s, 86_400),
+            ttl=config.alone_ttl_s if end.alone else config.session_ttl_s,
+            run_ttl=config.alone_ttl_s if end.alone else max(config.run_ttl_s, 86_400),
         )
-        reply = (await self._redis.execute(unit))[0]
+        unit.acknowledge(config.acknowledge_turns)
+        acknowledged = True
+        try:
+            reply = (await self._redis.execute(unit))[0]
+        except NotAcknowledged as error:
+            reply, acknowledged = error.replies[0], False
         if reply[0] == b"corrupt":
             raise ScriptError(f"run {run.id}: the history has {int(reply[1])} items, not {owned.first + end.skip}")
+        if reply[0] == b"continue":
+            return None
         check_guarded(reply[0], owned)
+        if not acknowledged:  # committed for good; the same commit, sent again, asks the replicas again
+            raise StoreUnavailable(f"run {run.id}: too few replicas have its end", "unacknowledged")
         return int(reply[1])
+
+    async def steer(self, want: Begin, live: str) -> Steered | None:
+        """Give the live run one more message. None: it has ended by now, or has as many as may wait for its next step.
+
+        Sending it again is harmless under a key, and while the run lives.
+        """
+        keys, run = want.session, want.session.run(want.run)
+        unit = Unit(keys.tag).call(
+            self._redis.scripts["steer"],
+            (keys.hash, run.hash, keys.runs),
+            session_id=keys.id,
+            run_id=want.run,
+            live=live,
+            fp=want.fingerprint,
+            by_key=int(want.by_key),
+            input=want.input,
+            steers_max=self._config.waiters_max,
+            ttl=self._config.session_ttl_s,
+        )
+        reply = (await self._redis.execute(unit))[0]
+        return Steered(reply[1].decode()) if reply[0] == b"steered" else None
+
+    async def steers(self, owned: Owned) -> list[str]:
+        """The messages that came to the run so far: of each, the JSON array of its items."""
+        raw = (await self._redis.execute(Unit(owned.session.tag).command("HGET", owned.session.hash, "steers")))[0]
+        return list(orjson.loads(raw)) if raw else []
 
     async def hand_over(self, owned: Owned, status: str = "") -> None:
         """Let go of a run so that a claim goes on with it, which is no attempt. Raises `OwnershipLost`.
@@ -328,18 +394,20 @@ class Sessions:
         reply = (await self._redis.execute(unit))[0]
         if reply[0] != b"ok":
             return str(reply[-1].decode())
-        fingerprint, request, input_, user = reply[1:]
+        fingerprint, raw, input_, user = reply[1:]
+        request = Request.decode(raw)
         return Begin(
             keys,
             run_id,
             new_id(),
             fingerprint.decode(),
-            orjson.loads(request)["agent"],
-            request,
+            request.agent,
+            raw,
             input_,
             user.decode(),
             by_key=True,
             policy="reject",
+            alone=request.alone,
         )
 
     async def owns(self, owned: Owned) -> bool:

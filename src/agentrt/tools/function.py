@@ -8,6 +8,7 @@ import functools
 import inspect
 import re
 import string
+import threading
 import typing
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,8 +25,12 @@ from agentrt.errors import DeclarationError, ToolError
 __all__ = ["FunctionTool", "tool"]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_THREADS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="agentrt-tool")
-"""Where sync tools run: a blocking tool must never hold up the pod's heartbeat."""
+_THREADS_MAX = 1024
+_THREADS = ThreadPoolExecutor(max_workers=_THREADS_MAX, thread_name_prefix="agentrt-tool")
+"""Where sync tools run: a blocking tool must never hold up the pod's heartbeat. More threads than a pod's runs have
+calls: one that is `intended` in the journal starts at once, so that a pod's death leaves nothing in doubt that was only
+waiting for a thread. They can all be taken only by calls that hang."""
+_busy = threading.Semaphore(_THREADS_MAX)
 
 
 class FunctionTool:
@@ -139,7 +144,10 @@ class FunctionTool:
         if inspect.iscoroutinefunction(function):
             return await function(**arguments)
         call = functools.partial(contextvars.copy_context().run, function, **arguments)
+        if not _busy.acquire(blocking=False):
+            raise ToolError("All threads are taken by calls that hang; the call was not made.")
         running = _THREADS.submit(call)
+        running.add_done_callback(lambda _: _busy.release())
         try:
             return await asyncio.wrap_future(running)
         except asyncio.CancelledError:

@@ -1,0 +1,184 @@
+"""`/openapi.json`: every route with what it takes and gives. Built from the routes, so that none can be missing.
+
+The shapes are those of `schemas`; the summaries are the first lines of the routes' own docstrings.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import Route
+
+from agentrt.http.errors import json_response
+from agentrt.http.schemas import SCHEMAS
+
+__all__ = ["document", "openapi"]
+
+_PARAMETER = re.compile(r"\{(\w+)(:\w+)?\}")
+_Schema = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Operation:
+    """What one method of a route takes and gives, by names of schemas; `errors` are statuses beside the usual."""
+
+    gives: str
+    takes: str = ""
+    query: Sequence[str] = ()
+    stream: str = ""
+    """The schema of an event, where the answer may be a stream of them."""
+    errors: Sequence[int] = ()
+    needs_key: bool = True
+    kind: str = "application/json"
+    also: int = 0
+    """A status that bears the same body."""
+
+
+_PAGE = ("limit", "order", "after")
+_TURN = (404, 409, 413, 422, 429)
+_OPERATIONS = {
+    "POST /v1/responses": _Operation("Response", "ResponseRequest", stream="ResponseEvent", errors=_TURN),
+    "GET /v1/responses/{response_id}": _Operation(
+        "Response", query=("stream", "starting_after"), stream="ResponseEvent", errors=(404,)
+    ),
+    "DELETE /v1/responses/{response_id}": _Operation("Deleted", errors=(404, 409)),
+    "POST /v1/responses/{response_id}/cancel": _Operation("Response", errors=(404,)),
+    "GET /v1/responses/{response_id}/input_items": _Operation("ItemList", query=_PAGE, errors=(404,)),
+    "POST /v1/conversations": _Operation("Conversation", "ConversationRequest", errors=(413, 422)),
+    "GET /v1/conversations/{conversation_id}": _Operation("Conversation", errors=(404,)),
+    "POST /v1/conversations/{conversation_id}": _Operation("Conversation", "MetadataRequest", errors=(404, 413)),
+    "DELETE /v1/conversations/{conversation_id}": _Operation("Deleted", errors=(404,)),
+    "GET /v1/conversations/{conversation_id}/items": _Operation("ItemList", query=_PAGE, errors=(404,)),
+    "POST /v1/conversations/{conversation_id}/items": _Operation("ItemList", "ItemsRequest", errors=(404, 409, 413)),
+    "GET /v1/conversations/{conversation_id}/items/{item_id}": _Operation("Item", errors=(404,)),
+    "DELETE /v1/conversations/{conversation_id}/items/{item_id}": _Operation("Conversation", errors=(404, 409)),
+    "POST /v1/chat/completions": _Operation("ChatCompletion", "ChatRequest", stream="ChatChunk", errors=_TURN),
+    "GET /v1/models": _Operation("ModelList"),
+    "GET /v1/models/{model}": _Operation("Model", errors=(404,)),
+    "GET /operator/effects": _Operation("EffectList", query=("effects_limit",)),
+    "POST /operator/effects/{effect}/resolve": _Operation("Effect", "Resolution", errors=(404, 409, 413)),
+    "GET /operator/effects/{effect}": _Operation("Effect", errors=(404,)),
+    "GET /operator/pods": _Operation("PodList"),
+    "GET /operator/queue": _Operation("Queue"),
+    "GET /operator/sessions/{tenant}/{conversation_id}": _Operation("Session", errors=(404,)),
+    "GET /operator/sessions/{tenant}/{conversation_id}/runs": _Operation(
+        "RunList", query=("effects_limit",), errors=(404,)
+    ),
+    "GET /operator/runs/{tenant}/{response_id}": _Operation("Run", errors=(404,)),
+    "GET /livez": _Operation("Health", needs_key=False),
+    "GET /readyz": _Operation("Health", needs_key=False, also=503),
+    "GET /metrics": _Operation("Text", needs_key=False, kind="text/plain"),
+    "GET /openapi.json": _Operation("Any", needs_key=False),
+}
+
+_QUERY: dict[str, _Schema] = {
+    "limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
+    "effects_limit": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
+    "order": {"type": "string", "enum": ["asc", "desc"], "default": "desc"},
+    "after": {"type": "string"},
+    "stream": {"type": "string", "enum": ["true", "false"]},
+    "starting_after": {"type": "integer", "minimum": 0},
+}
+
+_ERRORS = {
+    400: "The request cannot be understood.",
+    401: "No key, or a wrong one.",
+    403: "The key may not do this.",
+    404: "Not there, or not yours.",
+    409: "Busy, or in a state that excludes it.",
+    413: "The body is too long.",
+    422: "The Idempotency-Key was used with another body.",
+    429: "Too much at once; see Retry-After.",
+    500: "A defect of the server.",
+    503: "The server cannot serve now; see Retry-After.",
+}
+
+
+def _ref(name: str) -> _Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _path(route: Route) -> str:
+    return _PARAMETER.sub(r"{\1}", route.path)
+
+
+def _methods(route: Route) -> list[str]:
+    return sorted((route.methods or set()) - {"HEAD"})
+
+
+def document(routes: Sequence[Route]) -> _Schema:
+    """The OpenAPI 3.1 document of these routes. Raises `KeyError` for a route that is not described."""
+    paths: dict[str, _Schema] = {}
+    for route in routes:
+        path = _path(route)
+        for method in _methods(route):
+            operation = _operation(route, path, method, _OPERATIONS[f"{method} {path}"])
+            paths.setdefault(path, {})[method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "agentrt",
+            "version": version("agentrt"),
+            "description": "The OpenAI Responses, Conversations and Chat Completions API, and native routes.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": SCHEMAS,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _operation(route: Route, path: str, method: str, told: _Operation) -> _Schema:
+    endpoint = route.endpoint
+    native = path.startswith("/operator")
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name, _ in _PARAMETER.findall(path)
+    ]
+    for name in told.query:
+        shown = name.rpartition("_")[2] if name == "effects_limit" else name
+        parameters.append({"name": shown, "in": "query", "required": False, "schema": _QUERY[name]})
+    if method == "POST" and path in {"/v1/responses", "/v1/conversations", "/v1/chat/completions"}:
+        text = {"type": "string", "maxLength": 255}
+        parameters.append({"name": "Idempotency-Key", "in": "header", "required": False, "schema": text})
+    operation: _Schema = {
+        "operationId": f"{endpoint.__module__.rpartition('.')[2]}_{endpoint.__name__}",
+        "summary": (inspect.getdoc(endpoint) or "").partition("\n")[0],
+        "parameters": parameters,
+        "responses": _responses(told, native),
+    }
+    if told.takes:
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(told.takes)}}}
+    if told.needs_key:
+        operation["security"] = [{"key": []}]
+    return operation
+
+
+def _responses(told: _Operation, native: bool) -> _Schema:
+    content: _Schema = {told.kind: {"schema": _ref(told.gives)}}
+    if told.stream:
+        content["text/event-stream"] = {"schema": {"type": "string"}, "x-event": _ref(told.stream)}
+    responses: _Schema = {"200": {"description": "What was asked for.", "content": content}}
+    if told.also:
+        responses[str(told.also)] = {"description": _ERRORS[told.also], "content": content}
+    statuses = {400, 401, 403, 500, 503, *told.errors} if told.needs_key else set()
+    kind, name = ("application/problem+json", "Problem") if native else ("application/json", "Error")
+    for status in sorted(statuses):
+        answer: _Schema = {kind: {"schema": _ref(name)}}
+        if native and status in {500, 503}:
+            answer["application/json"] = {"schema": _ref("Error")}
+        responses[str(status)] = {"description": _ERRORS[status], "content": answer}
+    return responses
+
+
+async def openapi(request: HttpRequest) -> Response:
+    """This document."""
+    return json_response(request.app.state.openapi)
