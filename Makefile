@@ -100,7 +100,7 @@ lock: setup
 	$(UV)/bin/uv pip compile --no-config --universal --python-version 3.11 --generate-hashes --extra dev \
 	  --no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet $(UPGRADE) \
 	  --output-file requirements.lock pyproject.toml
-	$(UV)/bin/uv pip compile --no-config --universal --python-version 3.11 --generate-hashes --extra otel \
+	$(UV)/bin/uv pip compile --no-config --universal --python-version 3.11 --generate-hashes --extra otel --extra mcp \
 	  --constraint requirements.lock --no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet \
 	  --output-file requirements-image.lock pyproject.toml
 	rm -rf $(UV)

@@ -12,7 +12,8 @@ import yaml
 from ops import chart
 from ops.write import outdated
 
-from tests.operate.manifests import CRDS, check_invariants, check_schema, of_kind, parse, pods
+from agentrt.cli import main
+from tests.operate.manifests import CRDS, check_invariants, check_schema, matches, of_kind, parse, pods
 
 helm = pytest.importorskip("helm_python", reason="helm-python-sdk has no wheel for this platform")
 
@@ -92,6 +93,23 @@ def test_the_grace_period_covers_the_drain() -> None:
             drain["preStopSeconds"] + drain["seconds"] + drain["runsSeconds"] + 10
         )  # an answer that is not out is cut
         assert deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] >= least
+
+
+def test_the_pod_of_helm_test_asks_the_service_and_the_image_knows_its_command() -> None:
+    for name in CI:
+        manifests = rendered(chart.values_file(name))
+        (test,) = of_kind(manifests, "Pod")
+        (service,) = of_kind(manifests, "Service")[:1] if name != "builtin" else of_kind(manifests, "Service")[1:]
+        (container,) = test["spec"]["containers"]
+        url = f"http://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
+        assert container["args"] == ["doctor", f"--url={url}"]
+        params = {option for one in main.commands["doctor"].params for option in one.opts}
+        assert "--url" in params
+        (policy, *_) = of_kind(manifests, "NetworkPolicy") or [None]
+        sources = policy["spec"]["ingress"][0].get("from") if policy else None
+        if sources is not None:
+            picked = [one["podSelector"]["matchLabels"] for one in sources if "podSelector" in one]
+            assert any(matches(labels, test["metadata"]["labels"]) for labels in picked), "it is let in"
 
 
 def test_no_secret_is_in_the_objects() -> None:

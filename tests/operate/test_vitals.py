@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import httpx2
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from agentrt.store.connection import Redis, RedisOptions
@@ -14,13 +17,17 @@ from tests.harness.redis_server import RedisCluster, RedisServer
 DECLARED = {*RedisVitals.GAUGES, *RedisVitals.COUNTERS}
 
 
+def text(pod: Pod) -> str:
+    return httpx2.get(f"{pod.url}/metrics", timeout=10).text
+
+
 def exported(pod: Pod) -> dict[str, float]:
     """Samples without labels, by name."""
-    text = httpx2.get(f"{pod.url}/metrics", timeout=10).text
-    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    samples = [sample for family in text_string_to_metric_families(text(pod)) for sample in family.samples]
     return {sample.name: sample.value for sample in samples if not sample.labels}
 
 
+@pytest.mark.needs("promtool")
 def test_a_pod_exports_what_its_redis_says(redis_url: str, redis_server: RedisServer) -> None:
     with redis_server.client() as client, Pod(redis_url) as pod:
         client.config_set("maxmemory", "64mb")
@@ -32,6 +39,10 @@ def test_a_pod_exports_what_its_redis_says(redis_url: str, redis_server: RedisSe
             assert seen["agentrt_redis_clients"] >= 3
             assert seen["agentrt_notices_age_seconds"] < 60
             assert seen["agentrt_redis_probe_seconds_count"] >= 1
+            told = subprocess.run(
+                ["promtool", "check", "metrics"], input=text(pod), capture_output=True, text=True, check=False
+            )
+            assert told.returncode == 0, told.stderr
             client.config_set("maxmemory-policy", "allkeys-lru")
             assert exported(pod)["agentrt_redis_noeviction"] == 0
         finally:
