@@ -112,12 +112,16 @@ def run(client: Client, pods: list[Pod], log: Path) -> None:
         timer.cancel()
 
 
-def table(clients: list[Client]) -> str:
-    """What came out, one row a client."""
-    rows = [
-        f"| {client.version} | {', '.join(client.passed)} | {', '.join(client.failed) or '–'} |" for client in clients
-    ]
-    return "\n".join(["", "| client | passed | failed |", "|---|---|---|", *rows, ""])
+def write(client: Client) -> None:
+    """Put what came out into docs/clients.md, in the place of what was there of the same client."""
+    text, mark, old = DOCUMENT.read_text(encoding="utf-8").partition(MARK)
+    rows = {line.split(" | ")[0]: line for line in old.splitlines() if line.startswith("| `")}
+    row = f"| `{client.name}` | {client.version} | {', '.join(client.passed)} | {', '.join(client.failed) or '–'} |"
+    rows[f"| `{client.name}`"] = row
+    order = [f"| `{one.name}`" for one in CLIENTS]
+    table = [rows[name] for name in order if name in rows]
+    lines = ["", "| client | version | passed | failed |", "|---|---|---|---|", *table, ""]
+    DOCUMENT.write_text(text + mark + "\n".join(lines), encoding="utf-8")
 
 
 def main() -> int:
@@ -141,12 +145,11 @@ def main() -> int:
             for client in clients:
                 run(client, pods, VENVS / f"{client.name}.log")
                 print(f"{client.version}: {len(client.passed)} passed, failed: {client.failed}", flush=True)
+                if not asked.no_write:
+                    write(client)
         finally:
             for pod in pods:
                 pod.stop()
-    if not asked.no_write and len(clients) == len(CLIENTS):
-        text, mark, _ = DOCUMENT.read_text(encoding="utf-8").partition(MARK)
-        DOCUMENT.write_text(text + mark + table(clients), encoding="utf-8")
     return sum(bool(client.failed) for client in clients)
 
 

@@ -70,6 +70,13 @@ async def test_a_schema_and_options_of_the_request_reach_the_model(client: Async
         ({"truncation": "some"}, "truncation"),
         ({"max_tool_calls": 0}, "max_tool_calls"),
         ({"background": True, "store": False}, "background"),
+        ({"input": [{"type": "reasoning", "summary": [[None]]}]}, "input[0].summary"),
+        ({"input": [{"type": "reasoning", "content": "x"}]}, "input[0].content"),
+        ({"input": [{"type": "reasoning", "encrypted_content": 1}]}, "input[0].encrypted_content"),
+        (
+            {"input": [{"type": "mcp_approval_response", "approval_request_id": "x", "approve": True, "status": []}]},
+            None,
+        ),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0]"),
         ({"input": [{"role": "user", "content": [{"type": "input_file", "file_url": 1}]}]}, None),
     ],

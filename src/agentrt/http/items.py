@@ -48,6 +48,7 @@ _FIELDS: Mapping[str, Mapping[str, type]] = {
     "mcp_approval_request": {"name": str, "arguments": str, "server_label": str},
 }
 _STATUSES = frozenset({"in_progress", "completed", "incomplete"})
+_CALL_STATUSES = ("completed", "failed", "in_progress", "incomplete")
 _WORDS = {str: "a string", bool: "true or false"}
 
 
@@ -62,14 +63,35 @@ def _check_item(raw: dict[str, Any], at: str) -> dict[str, Any]:
         if not isinstance(item.get(name), type_):
             raise invalid(f"'{at}.{name}' must be {_WORDS[type_]}", f"{at}.{name}", "invalid_type")
     if kind == "reasoning":
-        item.setdefault("summary", [])
+        _check_reasoning(item, at)
     if kind == "function_call_output":
         item["output"] = _check_output(item.get("output"), at)
     if kind.startswith("function_call") or kind == "reasoning":
         status = item.setdefault("status", "completed")
         if not isinstance(status, str) or status not in _STATUSES:
             raise invalid(f"'{at}.status' must be one of {sorted(_STATUSES)}", f"{at}.status")
+    elif item.get("status") is None:
+        item.pop("status", None)
+    elif item["status"] not in _CALL_STATUSES:
+        raise invalid(f"'{at}.status' must be one of {sorted(_CALL_STATUSES)}", f"{at}.status")
     return item
+
+
+def _check_reasoning(item: dict[str, Any], at: str) -> None:
+    """Its parts are texts of one kind each, as every client reads them back."""
+    for name, kind in (("summary", "summary_text"), ("content", "reasoning_text")):
+        parts = item.get(name)
+        if parts is None:
+            item.pop(name, None)
+            continue
+        known = isinstance(parts, list) and all(
+            isinstance(part, dict) and part.get("type") == kind and isinstance(part.get("text"), str) for part in parts
+        )
+        if not known:
+            raise invalid(f"'{at}.{name}' must be a list of {kind}", f"{at}.{name}", "invalid_type")
+    item.setdefault("summary", [])
+    if not isinstance(item.get("encrypted_content"), str | None):
+        raise invalid(f"'{at}.encrypted_content' must be a string", f"{at}.encrypted_content", "invalid_type")
 
 
 def _check_output(output: Any, at: str) -> str | list[dict[str, Any]]:
