@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module, util
 from typing import Any
 
 __all__ = ["Arrays", "library"]
 
+# A pod is a process for one core; threads of a matrix library would only wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 library: Any = import_module("numpy") if util.find_spec("numpy") is not None else None
 """An extra: without it recall is lexical and slower, and finds the same."""
 
