@@ -202,7 +202,7 @@ def test_with_and_without_numpy_the_same_is_found(monkeypatch: pytest.MonkeyPatc
     for question in ("the otter", "captain of the boat", "storm lantern rope", "nothing of that"):
         fast = {hit.number: hit.score for hit in index.search(question, 300)}
         with monkeypatch.context() as patch:
-            patch.setattr("agentrt.memory.index.library", None)
+            patch.setattr("agentrt.memory.index.load", lambda: None)
             plain = {hit.number: hit.score for hit in index.search(question, 300)}
         assert fast == pytest.approx(plain)
 

@@ -12,23 +12,25 @@ import pytest
 import redis as redis_py
 from redis.crc import key_slot
 
-from agentrt.errors import ScriptError
+from agentrt.errors import ScriptError, UserGone
 from agentrt.records import Item
 from agentrt.store.access import Access, KeyRecord, Quota, Quotas
 from agentrt.store.address import Server
 from agentrt.store.connection import Redis, Unit
 from agentrt.store.doubts import Place, Resolution
 from agentrt.store.inspection import Inspection
+from agentrt.store.jobs import Jobs
 from agentrt.store.journal import Batch, Planned
-from agentrt.store.keys import LockKeys, QueueKeys, SessionKeys, new_id
+from agentrt.store.keys import LockKeys, QueueKeys, SessionKeys, UserKeys, new_id
 from agentrt.store.line import Line
 from agentrt.store.nodes import _Cluster
-from agentrt.store.ownership import Owned
+from agentrt.store.ownership import Owned, StoreConfig
 from agentrt.store.queue import DeadLetter, Urgency
 from agentrt.store.quorum import Quorum
 from agentrt.store.scripts import Script, load_all
 from agentrt.store.sessions import Ended, Joined, Steered, Waiting
 from agentrt.store.tenure import LockConfig
+from agentrt.store.users import Pending, Turn, Users
 from agentrt.tasks import Errands
 from tests.harness.redis_server import RedisCluster, RedisServer
 from tests.store.stage import (
@@ -250,6 +252,29 @@ async def upgrade_one(store: Store, masters: list[redis_py.Redis]) -> None:
     await store.own(want)
 
 
+async def remember_one(store: Store, session: SessionKeys) -> None:
+    """All that is written about a user, and the jobs behind it."""
+    users, jobs = Users(store.redis, StoreConfig("pod-a"), 60), Jobs(store.redis)
+    user = UserKeys(session.tenant, "u1")
+    gen = (await users.greet(user, session.id).head()).gen
+    assert await users.remember(user, gen, [Turn("m1", b"{}", True), Turn("m2", b"{}")]) == 2
+    await users.embed(user, gen, {1: b"v"})
+    await users.retry(user, gen, Pending("m1", 1, 1, "why"))
+    assert await users.resolve(user, op="op", gen=gen, frev=0, profile=b"p", facts={"f": b"x"}, settled=["m1"])
+    assert not await users.resolve(user, op="other", gen=gen, frev=0, profile=b"", facts={})
+    assert await users.summarize(session, "", b"", b"summary")
+    assert await users.forget(user, gen, ["m1"]) == 1
+    assert (await users.erase(user, "op", 60)).facts == 1
+    with pytest.raises(UserGone):
+        await users.remember(user, gen, [Turn("m3", b"{}")])
+    await jobs.enter(session.tenant, f"user/{session.tenant}/u1/a")
+    async with asyncio.timeout(10):
+        while not (taken := await jobs.take(100, 60_000)):
+            await asyncio.sleep(0.002)
+    await jobs.again(taken[0], 60)
+    assert await jobs.done(taken[0])
+
+
 async def test_the_whole_flow(store: Store, routed: Redis, masters: list[redis_py.Redis]) -> None:
     """All scripts, on sessions of all three masters: nothing crosses a slot, and no undeclared key is touched."""
     watchers = watch(masters, routed.scripts)
@@ -259,6 +284,7 @@ async def test_the_whole_flow(store: Store, routed: Redis, masters: list[redis_p
     for session in sessions:
         await converse(store, session, masters[node_of(session.tag)])
         await upgrade_one(store, masters)
+        await remember_one(store, session)
     await asyncio.gather(*(lock_one(store, session.id) for session in sessions))
     await operate(routed)
     for session in sessions:
@@ -269,6 +295,8 @@ async def test_the_whole_flow(store: Store, routed: Redis, masters: list[redis_p
     locking = {"lock_acquire", "lock_renew", "lock_release", "lock_raise"}
     queueing = {"enqueue", "sweep", "take", "park", "bury"}
     operating = {"access_set", "pod_seen", "quota_enter", "quota_hold", "quota_leave"}
+    queueing |= {"finish", "job_take", "job_done", "job_fail"}
+    operating |= {name for name in routed.scripts if name.startswith("user_")}
     per_session = set(routed.scripts) - {"lease", "renew", "watch", "upgrade"} - locking - queueing - operating
     assert all(watcher.seen >= per_session for watcher in seen)
 

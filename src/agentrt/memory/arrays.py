@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import import_module, util
 from typing import Any
 
-__all__ = ["Arrays", "library"]
+__all__ = ["Arrays", "load"]
 
-library: Any = import_module("numpy") if util.find_spec("numpy") is not None else None
-"""An extra: without it recall is lexical and slower, and finds the same."""
+
+@cache
+def load() -> Any:
+    """numpy, or None where it is not installed: an extra. Imported on first use: a pod that starts is waited for."""
+    return import_module("numpy") if util.find_spec("numpy") is not None else None
 
 
 class Arrays:
     """An index as arrays; brought up to date when it is used."""
 
     def __init__(self) -> None:
+        self._np = load()
         self._postings: dict[str, tuple[Any, Any]] = {}
         self.count = -1
         """Places that the arrays know."""
@@ -27,37 +32,40 @@ class Arrays:
     def update(self, lengths: Sequence[float], links: Sequence[tuple[int, int, int]]) -> None:
         """`links` are (place before, place after, session) by place, -1 for none."""
         self.count = len(lengths)
-        self._lengths = library.array(lengths, dtype=library.float64)
-        columns = library.array(links, dtype=library.int64).reshape(-1, 3)
+        self._lengths = self._np.array(lengths, dtype=self._np.float64)
+        columns = self._np.array(links, dtype=self._np.int64).reshape(-1, 3)
         self._before, self._after, self._sessions = columns[:, 0], columns[:, 1], columns[:, 2]
 
     def posting(self, term: str, posting: Mapping[int, float]) -> tuple[Any, Any]:
         """(places, frequencies) of a term."""
         known = self._postings.get(term)
         if known is None or len(known[0]) != len(posting):
-            places = library.fromiter(posting.keys(), dtype=library.int64, count=len(posting))
-            frequencies = library.fromiter(posting.values(), dtype=library.float64, count=len(posting))
+            places = self._np.fromiter(posting.keys(), dtype=self._np.int64, count=len(posting))
+            frequencies = self._np.fromiter(posting.values(), dtype=self._np.float64, count=len(posting))
             known = self._postings[term] = (places, frequencies)
         return known
 
     def lexical(self, weighted: Sequence[tuple[float, tuple[Any, Any]]], k1: float, b: float, average: float) -> Any:
         """BM25 by place, of terms with their weights."""
         norms = k1 * (1 - b + b * self._lengths / average)
-        scores = library.zeros(self.count)
+        scores = self._np.zeros(self.count)
         for weight, (places, frequencies) in weighted:
             scores[places] += weight * frequencies / (frequencies + norms[places])
         return scores
 
     def shared(self, scores: Any, neighbour: float, session: float) -> Any:
         """Each score that is not nothing, with its shares of the neighbours' and of the session's best."""
-        best = library.zeros(int(self._sessions.max(initial=-1)) + 1)
-        library.maximum.at(best, self._sessions, scores)
-        padded = library.append(scores, 0.0)  # -1, no neighbour, is the last place
-        near = library.maximum(padded[self._before], padded[self._after])
-        return library.where(scores > 0, scores + neighbour * near + session * best[self._sessions], 0.0)
+        best = self._np.zeros(int(self._sessions.max(initial=-1)) + 1)
+        self._np.maximum.at(best, self._sessions, scores)
+        padded = self._np.append(scores, 0.0)  # -1, no neighbour, is the last place
+        near = self._np.maximum(padded[self._before], padded[self._after])
+        return self._np.where(scores > 0, scores + neighbour * near + session * best[self._sessions], 0.0)
 
-    @staticmethod
-    def fused(lexical: Any, rows: Any, dense: Any) -> Any:
+    def dense(self, matrix: Any, vector: Any) -> Any:
+        """Cosines of rows of unit length. Not by BLAS: its threads would fight the pods for the cores."""
+        return self._np.einsum("ij,j->i", matrix, vector)
+
+    def fused(self, lexical: Any, rows: Any, dense: Any) -> Any:
         """Half of each, both from 0 to 1."""
         scores = 0.5 * lexical / (lexical.max(initial=0.0) or 1.0)
         low, high = dense.min(initial=0.0), dense.max(initial=0.0)
@@ -66,12 +74,11 @@ class Arrays:
         scores[rows] += 0.5 * (dense - low) / ((high - low) or 1.0)
         return scores
 
-    @staticmethod
-    def best(scores: Any, count: int) -> dict[int, float]:
+    def best(self, scores: Any, count: int) -> dict[int, float]:
         """The best places with their scores."""
         if count < len(scores):
-            places = library.argpartition(scores, len(scores) - count)[-count:]
+            places = self._np.argpartition(scores, len(scores) - count)[-count:]
         else:
-            places = library.arange(len(scores))
+            places = self._np.arange(len(scores))
         chosen = scores[places]
         return dict(zip(places.tolist(), chosen.tolist(), strict=True))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentrt.memory.arrays import Arrays, library
+from agentrt.memory.arrays import Arrays, load
 from agentrt.memory.dates import Day, day_of, named
 from agentrt.memory.lexicon import terms
 from agentrt.memory.turns import Memory
@@ -138,7 +138,7 @@ class Index:
             return {}
         asked = [(term, posting) for term in dict.fromkeys(terms(question)) if (posting := self._postings.get(term))]
         average = self._length / len(self._docs) or 1.0
-        if library is None:
+        if load() is None:
             return dict(heapq.nlargest(most, self._lexical(asked, average).items(), key=lambda one: (one[1], one[0])))
         arrays = self._arrays
         if arrays.count != len(self._docs):
@@ -147,7 +147,7 @@ class Index:
         weighted = [(self._weight(posting), arrays.posting(term, posting)) for term, posting in asked]
         scores = arrays.shared(arrays.lexical(weighted, _K1, _B, average), _NEIGHBOUR, _SESSION)
         if vector is not None and self._matrix is not None:
-            scores = arrays.fused(scores, self._rows, self._matrix @ vector)
+            scores = arrays.fused(scores, self._rows, arrays.dense(self._matrix, vector))
         return arrays.best(scores, most)
 
     def _weight(self, posting: Mapping[int, float]) -> float:

@@ -18,7 +18,7 @@ import orjson
 from agentrt.agent import Agent, Embedder, Memory
 from agentrt.errors import DeclarationError, ModelError
 from agentrt.memory import block, turns
-from agentrt.memory.arrays import library
+from agentrt.memory.arrays import load
 from agentrt.memory.block import Block, Known, Shares
 from agentrt.memory.index import Hit, Index, nothing
 from agentrt.memory.summary import Summary
@@ -46,6 +46,7 @@ _VECTORS_S = 5.0
 
 def numpy() -> Any:
     """The library behind dense search. Raises `DeclarationError` where it is not installed."""
+    library = load()
     if library is None:
         raise DeclarationError("an agent has an embedder, which needs numpy: install agentrt[memory]")
     return library
@@ -213,6 +214,7 @@ class Recollections:
             return
         shelf.looked = time.monotonic()
         found = await self._users.vectors(user, missing)
+        library = numpy()
         for number, raw in found.items():
             shelf.vectors[number] = library.frombuffer(raw, dtype=library.float16).astype(library.float32)
         # Vectors of two models cannot be compared: then recall is lexical.
@@ -227,6 +229,7 @@ class Recollections:
         except (TimeoutError, ModelError) as error:
             log.warning("recall without embeddings: %s", type(error).__name__)
             return None
+        library = numpy()
         vector = library.asarray(found, dtype=library.float32)
         return vector / (library.linalg.norm(vector) or 1.0)
 
