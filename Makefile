@@ -3,6 +3,7 @@
 # make check  ruff, mypy, import-linter
 # make negative  the tests with one guard taken out at a time: each time some must fail
 # make kills-runs  10,000 background runs over three pods, one killed every 5 s
+# make failovers  every fail-over of Sentinels and of a Cluster, also those that take long
 # make bench  the load test that docs/operations.md reads from
 # make bench-locks  what a named lock costs, next to redis-py's and pottery's
 # make setup  what all of them rest on: .venv, from requirements.lock
@@ -23,7 +24,7 @@ UPGRADE ?=
 BIN := .venv/bin
 UV := .venv/uv
 
-.PHONY: setup run test negative kills-runs check bench bench-locks lock clean
+.PHONY: setup run test negative kills-runs failovers check bench bench-locks lock clean
 
 setup: .venv/.stamp
 
@@ -57,6 +58,9 @@ check: setup
 
 kills-runs: setup
 	AGENTRT_KILLS_RUNS=10000 $(BIN)/python -m pytest -q tests/fault/test_overload.py -k exactly_once
+
+failovers: setup
+	AGENTRT_FULL=1 $(BIN)/python -m pytest -q -s tests/fault/test_sentinel.py tests/fault/test_cluster.py
 
 bench: setup
 	$(BIN)/python -m loadtest.bench
