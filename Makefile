@@ -7,6 +7,7 @@
 # make clients  outside clients, each in an environment of its own, against two pods, one killed: docs/clients.md
 # make fuzz   12,000 requests with other tenants' ids over every route
 # make memory-long  a conversation of 2,000 turns; and make memory-bench, what recall costs
+# make failovers  every fail-over of Sentinels and of a Cluster, also those that take long
 # make bench  the load test that docs/operations.md reads from
 # make bench-locks  what a named lock costs, next to redis-py's and pottery's
 # make bench-providers  what a model provider's reply costs, next to the bare SDKs
@@ -30,7 +31,7 @@ CLIENTS ?=
 BIN := .venv/bin
 UV := .venv/uv
 
-.PHONY: setup run test negative kills kills-runs memory-long memory-bench check clients fuzz bench bench-locks \
+.PHONY: setup run test negative kills kills-runs failovers memory-long memory-bench check clients fuzz bench bench-locks \
   bench-providers k8s lock clean
 
 setup: .venv/.stamp
@@ -80,6 +81,9 @@ memory-long: setup
 
 memory-bench: setup
 	$(BIN)/python -m loadtest.recall
+
+failovers: setup
+	AGENTRT_FULL=1 $(BIN)/python -m pytest -q -s tests/fault/test_sentinel.py tests/fault/test_cluster.py
 
 bench: setup
 	$(BIN)/python -m loadtest.bench

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import pytest
 from redis.crc import key_slot
@@ -28,17 +27,10 @@ def cluster() -> Iterator[RedisCluster]:
 
 
 @pytest.fixture(scope="module")
-def pods(cluster: RedisCluster) -> Iterator[list[Pod]]:
-    """Two, which tell the end of a turn when a replica has it."""
-    env = {"AGENTRT_WAIT_REPLICAS": "1", "AGENTRT_WAIT_TURNS": "on"}
-    with ExitStack() as stack:
-        pods = [Pod(cluster.url, name=name, env=env) for name in ("c-a", "c-b")]
-        for pod in pods:
-            stack.callback(pod.stop)
-            pod.start(wait=False)
-        for pod in pods:
-            pod.wait_ready()
-        yield pods
+def pod(cluster: RedisCluster) -> Iterator[Pod]:
+    """One that tells the end of a turn when a replica has it."""
+    with Pod(cluster.url, name="c-a", env={"AGENTRT_WAIT_REPLICAS": "1", "AGENTRT_WAIT_TURNS": "on"}) as pod:
+        yield pod
 
 
 def slot_of(conversation: str) -> int:
@@ -46,11 +38,11 @@ def slot_of(conversation: str) -> int:
     return key_slot(SessionKeys(TENANT, conversation.removeprefix("conv_")).tag)
 
 
-def test_a_frozen_master_is_replaced_under_load(cluster: RedisCluster, pods: list[Pod]) -> None:
+def test_a_frozen_master_is_replaced_under_load(cluster: RedisCluster, pod: Pod) -> None:
     """The worst one, which has the queue: its replica takes over, and what was acknowledged is there. Turns of its own
     sessions are told again when it is back as a replica; the others do not wait for that."""
     old = cluster.owner_of(QUEUE)
-    with Load(pods, 8) as load:
+    with Load([pod], 8) as load:
         load.wait_answered(time.monotonic(), 40, 30)
         old.signal(signal.SIGSTOP)
         lost_at = time.monotonic()
@@ -60,7 +52,7 @@ def test_a_frozen_master_is_replaced_under_load(cluster: RedisCluster, pods: lis
         ours_s = load.wait_answered(promoted_at, 1, 30)
         print(f"gap {promoted_at - lost_at + ours_s:.2f} s, of which the Cluster {promoted_at - lost_at:.2f} s")
         assert ours_s < OURS_S
-        wait_until(lambda: all(pod.ready() for pod in pods), 10, "readiness")
+        wait_until(pod.ready, 10, "readiness")
         old.signal(signal.SIGCONT)
         said = [len(talker.acknowledged) for talker in load.talkers]
         wait_until(
@@ -73,9 +65,9 @@ def test_a_frozen_master_is_replaced_under_load(cluster: RedisCluster, pods: lis
     assert all(one.startswith("503") for one in load.refused), load.refused
 
 
-def test_slots_move_under_load(cluster: RedisCluster, pods: list[Pod]) -> None:
+def test_slots_move_under_load(cluster: RedisCluster, pod: Pod) -> None:
     """The slots of a conversation and of the queue move from master to master: nothing is lost, nothing done twice."""
-    with Load(pods, 4) as load:
+    with Load([pod], 4) as load:
         load.wait_answered(time.monotonic(), 20, 30)
         for _ in range(3):
             for slot in (slot_of(load.talkers[0].conversation), QUEUE):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,13 +76,9 @@ def intended(client: redis.Redis, response: str) -> bool:
     return any(field.endswith(b"@") for field in client.hkeys(session.run(run).effects))
 
 
-SETTINGS = (WAITING, {**WAITING, "AGENTRT_WAIT_TURNS": "on"}, {})
-"""Of the three pods: one waits for a replica before effects, one at the ends of turns too, one for nothing."""
-
-
 @dataclass
 class Stage:
-    """A pod on a database of its own, and where its effects leave rows."""
+    """A pod that waits for the replica, its Redis, and where its effects leave rows."""
 
     pod: Pod
     client: redis.Redis
@@ -94,30 +89,22 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def stages(servers: tuple[RedisServer, RedisServer], tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Stage]]:
-    with ExitStack() as stack:
-        stages = []
-        for number, extra in enumerate(SETTINGS):
-            sink = tmp_path_factory.mktemp("frozen") / "demo.db"
-            env = {**extra, "AGENTRT_DEMO_DB": str(sink), "AGENTRT_ATTEMPTS_MAX": "1"}
-            url = f"redis://127.0.0.1:{servers[0].port}/{number}"
-            pod = Pod(url, name=f"w-{number}", target="tests.harness.agents:agents", env=env)
-            stack.callback(pod.stop)
-            pod.start(wait=False)
-            client = stack.enter_context(servers[0].client(db=number))
-            stages.append(Stage(pod, client, sink))
-        for stage in stages:
-            stage.pod.wait_ready()
-        yield stages
+def running(servers: tuple[RedisServer, RedisServer], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    sink = tmp_path_factory.mktemp("frozen") / "demo.db"
+    env = {**WAITING, "AGENTRT_DEMO_DB": str(sink), "AGENTRT_ATTEMPTS_MAX": "1"}
+    with (
+        Pod(servers[0].url, name="w-a", target="tests.harness.agents:agents", env=env) as pod,
+        servers[0].client() as client,
+    ):
+        yield Stage(pod, client, sink)
 
 
-@pytest.fixture(params=[0], ids=[""])
-def stage(stages: list[Stage], frozen: Callable[[], None], request: pytest.FixtureRequest) -> Stage:
+@pytest.fixture
+def stage(running: Stage, frozen: Callable[[], None]) -> Stage:
     """An empty one, with the replica frozen."""
-    stage = stages[request.param]
-    stage.client.flushdb()
-    stage.sink.unlink(missing_ok=True)
-    return stage
+    running.client.flushall()
+    running.sink.unlink(missing_ok=True)
+    return running
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["answered", "streamed"])
@@ -148,13 +135,6 @@ def test_other_effects_and_turns_wait_for_nobody(stage: Stage) -> None:
     assert stage.happened() == 1
 
 
-@pytest.mark.parametrize("stage", [2], indirect=True)
-def test_without_waiting_the_effect_happens(stage: Stage) -> None:
-    """The control: the same frozen replica, and the master alone says that the intent is kept."""
-    assert Asked(stage.pod, "worker", "once").result().status_code == 200
-    assert stage.happened() == 1
-
-
 def test_a_background_run_is_not_acknowledged_alone(stage: Stage, frozen: Callable[[], None]) -> None:
     """503 with `Retry-After`; once the replica is back the same message is one run."""
     with httpx2.Client(base_url=stage.pod.url, timeout=30) as client:
@@ -169,16 +149,3 @@ def test_a_background_run_is_not_acknowledged_alone(stage: Stage, frozen: Callab
         answer = f"/v1/responses/{accepted.json()['id']}"
         wait_until(lambda: client.get(answer).json()["status"] == "completed", 30, "the run")
         assert accepted.json()["id"] == only_run(stage.client)
-
-
-@pytest.mark.parametrize("stage", [1], indirect=True)
-def test_the_end_of_a_turn_is_told_when_replicas_have_it(stage: Stage, frozen: Callable[[], None]) -> None:
-    """With `AGENTRT_WAIT_TURNS`: committed on the master, and nobody is told before the replica is back."""
-    client = stage.client
-    asked = Asked(stage.pod, "echo", "hi")
-    wait_until(lambda: bool(only_run(client)) and status(client, only_run(client)) == "completed", 10, "the commit")
-    client.config_resetstat()
-    wait_until(lambda: client.info("commandstats").get("cmdstat_wait", {"calls": 0})["calls"] >= 2, 10, "waiting")
-    assert asked.answer is None
-    frozen()
-    assert asked.result().json()["output"][0]["content"][0]["text"] == "echo: hi"

@@ -101,12 +101,6 @@ class RedisServer:
         assert self._process is not None
         self._process.send_signal(number)
 
-    def restart(self) -> None:
-        """Start it again after it was killed, on the same port; what it did not keep on disk is gone."""
-        assert self._process is not None
-        self._process.wait()
-        self.start()
-
     def stop(self) -> None:
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)

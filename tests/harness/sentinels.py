@@ -93,12 +93,10 @@ class Watched:
         port = self.named()
         return next(server for server in (self.master, *self.replicas) if server.port == port)
 
-    def wait_settled(self, timeout_s: float = 30) -> None:
-        """Wait until all replicas are in step with the master, and every Sentinel has seen it."""
-        with self.now.client() as client:
-            wanted = len(self.replicas)
-            self._until(lambda: client.execute_command("WAIT", wanted, 100) == wanted, timeout_s)
-        self._until(self._settled, timeout_s)
+    @staticmethod
+    def _linked(replica: RedisServer) -> bool:
+        with replica.client() as client:
+            return bool(client.info("replication")["master_link_status"] == "up")
 
     def _settled(self) -> bool:
         for sentinel in self.sentinels:
@@ -127,10 +125,14 @@ class Watched:
         with ExitStack() as stack:
             for server in (self.master, *self.replicas):
                 stack.enter_context(server)
+            with self.master.client() as client:  # before a Sentinel looks: it looks again every 10 s only
+                wanted = len(self.replicas)
+                self._until(lambda: client.execute_command("WAIT", wanted, 100) == wanted, 30)
+            self._until(lambda: all(self._linked(replica) for replica in self.replicas), 30)
             for sentinel in self.sentinels:
                 stack.enter_context(sentinel)
             self._until(lambda: self.named() == self.master.port, 20)
-            self.wait_settled()
+            self._until(self._settled, 30)
             self._stack = stack.pop_all()
         return self
 

@@ -6,14 +6,13 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 
-import httpx2
 import pytest
+import uvloop
 
 from agentrt.errors import StoreUnavailable
 from agentrt.store.connection import Redis, RedisOptions, Unit
 from agentrt.store.notices import Notices
 from agentrt.store.probe import Probe
-from tests.harness.pod import Pod
 from tests.harness.proxy import ByteProxy
 from tests.harness.redis_server import RedisServer
 from tests.harness.tls import Authority
@@ -72,16 +71,18 @@ async def test_a_trusted_server_serves_over_tls(front: ByteProxy, authority: Aut
         await notices.aclose()
 
 
-async def test_a_pod_serves_over_tls(front: ByteProxy, authority: Authority) -> None:
-    """The same on the event loop that pods run on."""
-    pod = Pod(url(front, f"ssl_ca_certs={authority.ca}"), name="tls").start(wait=False)
-    try:
-        await asyncio.to_thread(pod.wait_ready)
-        body = {"model": "echo", "input": "hi"}
-        async with httpx2.AsyncClient(base_url=pod.url, timeout=20) as client:
-            assert (await client.post("/v1/responses", json=body)).status_code == 200
-    finally:
-        await asyncio.to_thread(pod.stop)
+async def test_the_loop_that_pods_run_on_takes_tls_over_too(front: ByteProxy, authority: Authority) -> None:
+    """uvloop has transports of its own."""
+
+    async def begin() -> None:
+        async with connected(url(front, f"ssl_ca_certs={authority.ca}")) as redis:
+            await Store(redis).own(message(new_session()))
+
+    def on_uvloop() -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(begin())
+
+    await asyncio.to_thread(on_uvloop)
 
 
 async def test_an_unknown_authority_is_refused(front: ByteProxy) -> None:
