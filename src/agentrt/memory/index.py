@@ -73,7 +73,7 @@ class Index:
     _sessions: dict[str, int] = field(default_factory=dict)
     _arrays: Arrays = field(default_factory=Arrays)
     _matrix: Any = None
-    _rows: list[int] = field(default_factory=list)
+    _rows: Any = None
 
     def __len__(self) -> int:
         return len(self._docs)
@@ -110,7 +110,7 @@ class Index:
         """The embeddings by number, of unit length; `stack` makes a matrix of a list of them."""
         known = [doc.number for doc in self._docs if doc.number in vectors]
         places = {doc.number: place for place, doc in enumerate(self._docs)}
-        self._rows = [places[number] for number in known]
+        self._rows = load().asarray([places[number] for number in known])
         self._matrix = stack([vectors[number] for number in known]) if known else None
 
     @property
