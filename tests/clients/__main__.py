@@ -46,9 +46,9 @@ class Client:
         """Make its environment, once."""
         if not self.python.exists():
             subprocess.run([sys.executable, "-m", "venv", str(VENVS / self.name)], check=True)
-            pip = [str(self.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", self.wants]
-            subprocess.run(pip, check=True)
-        package = self.wants.split("=")[0].split("~")[0].split(">")[0].split("[")[0]
+            pip = [str(self.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            subprocess.run([*pip, *self.wants.split()], check=True)
+        package = self.wants.split()[0].split("=")[0].split("~")[0].split(">")[0].split("[")[0]
         ask = f"import importlib.metadata as m; print(m.version({package!r}))"
         told = subprocess.run([str(self.python), "-c", ask], capture_output=True, text=True, check=True)
         self.version = f"{package} {told.stdout.strip()}"
@@ -61,7 +61,7 @@ CLIENTS = [
     Client("openai-agents", "openai-agents>=0.24", "openai_agents.py"),
     Client("langchain-openai", "langchain-openai>=1.7", "langchain_client.py"),
     Client("pydantic-ai", "pydantic-ai-slim[openai]>=2.62", "pydantic_ai_client.py"),
-    Client("litellm", "litellm>=1.83", "litellm_client.py"),
+    Client("litellm", "litellm>=1.83 mcp>=2", "litellm_client.py"),
     Client("schemathesis", "schemathesis>=4.32", "schemathesis_run.py"),
 ]
 
