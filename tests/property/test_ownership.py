@@ -26,10 +26,10 @@ from hypothesis.stateful import (
 )
 
 from agentrt.errors import OwnershipLost
+from agentrt.store.begin import Begin, Ended, Joined, Waiting
 from agentrt.store.journal import Batch, read_effects
 from agentrt.store.keys import new_id
 from agentrt.store.ownership import Owned
-from agentrt.store.sessions import Begin, Ended, Joined, Waiting
 from tests.harness.redis_server import RedisServer
 from tests.store.stage import Store, again, connected, ending, message, new_session, planned, recorded
 

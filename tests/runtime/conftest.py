@@ -19,8 +19,8 @@ from agentrt.records import Request
 from agentrt.runtime.admission import Place
 from agentrt.runtime.turn import TurnEnd
 from agentrt.settings import Settings
+from agentrt.store.begin import Begin
 from agentrt.store.keys import SessionKeys, new_id
-from agentrt.store.sessions import Begin
 from agentrt.telemetry import Telemetry
 
 Answer = Callable[[ModelRequest], Iterable[ModelEvent | float]]

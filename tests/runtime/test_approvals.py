@@ -10,8 +10,8 @@ import orjson
 from agentrt.agent import Agent, Effect, ToolContext
 from agentrt.models.base import ModelEvent, ModelRequest, TextDelta, ToolCall
 from agentrt.runtime.turn import TurnEnd
+from agentrt.store.begin import Begin
 from agentrt.store.journal import effect_key
-from agentrt.store.sessions import Begin
 from agentrt.tools.function import FunctionTool, tool
 from tests.runtime.conftest import Runtime, running
 

@@ -14,8 +14,8 @@ from agentrt.agent import Agent, Effect, ToolContext
 from agentrt.models.base import ModelEvent, ModelRequest, ReasoningDone, TextDelta, ToolCall
 from agentrt.runtime.admission import Place
 from agentrt.runtime.log import AHEAD_MAX, Frame
+from agentrt.store.begin import Begin
 from agentrt.store.keys import QueueKeys
-from agentrt.store.sessions import Begin
 from agentrt.tasks import end
 from agentrt.tools.function import FunctionTool, tool
 from tests.harness.redis_server import RedisServer

@@ -13,8 +13,8 @@ from agentrt.models.base import Finished, ModelEvent, ModelRequest, TextDelta, T
 from agentrt.records import Usage
 from agentrt.runtime.admission import Place
 from agentrt.runtime.turn import TurnEnd
+from agentrt.store.begin import Begin, Ended, Fork
 from agentrt.store.keys import new_id
-from agentrt.store.sessions import Begin, Ended, Fork
 from agentrt.tools.function import tool
 from tests.runtime.conftest import Runtime, running
 

@@ -13,7 +13,7 @@ from agentrt.agent import Agent, Effect, Limits
 from agentrt.models.base import ModelEvent, ModelRequest, TextDelta, ToolCall
 from agentrt.records import Request
 from agentrt.runtime.admission import OtherBody, Place
-from agentrt.store.sessions import Ended, Steered
+from agentrt.store.begin import Ended, Steered
 from agentrt.tools.function import tool
 from tests.runtime.conftest import Runtime, running
 

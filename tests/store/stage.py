@@ -12,6 +12,7 @@ import redis as redis_py
 
 from agentrt.errors import StoreUnavailable
 from agentrt.records import SCHEMA_VERSION
+from agentrt.store.begin import Begin, Begun, Waiting
 from agentrt.store.connection import Redis, RedisOptions
 from agentrt.store.conversations import Conversations
 from agentrt.store.doubts import Doubts
@@ -24,7 +25,7 @@ from agentrt.store.notices import Notices
 from agentrt.store.ownership import Owned, Owner, StoreConfig
 from agentrt.store.queue import Queue
 from agentrt.store.scripts import Script
-from agentrt.store.sessions import Begin, Begun, Commit, Sessions, Waiting
+from agentrt.store.sessions import Commit, Sessions
 from agentrt.telemetry import Telemetry
 
 

@@ -16,6 +16,7 @@ from agentrt.errors import ScriptError, UserGone
 from agentrt.records import Item
 from agentrt.store.access import Access, KeyRecord, Quota, Quotas
 from agentrt.store.address import Server
+from agentrt.store.begin import Ended, Joined, Steered, Waiting
 from agentrt.store.connection import Redis, Unit
 from agentrt.store.doubts import Place, Resolution
 from agentrt.store.inspection import Inspection
@@ -28,7 +29,6 @@ from agentrt.store.ownership import Owned, StoreConfig
 from agentrt.store.queue import DeadLetter, Urgency
 from agentrt.store.quorum import Quorum
 from agentrt.store.scripts import Script, load_all
-from agentrt.store.sessions import Ended, Joined, Steered, Waiting
 from agentrt.store.tenure import LockConfig
 from agentrt.store.users import Pending, Turn, Users
 from agentrt.tasks import Errands

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import redis as redis_py
 
+from agentrt.store.begin import Busy, Ended, Waiting
 from agentrt.store.connection import Redis
 from agentrt.store.keys import QueueKeys, lease_member, new_id, parse_lease_member
 from agentrt.store.ownership import Owner
 from agentrt.store.queue import DeadLetter, Urgency
-from agentrt.store.sessions import Busy, Ended, Waiting
 from tests.harness.redis_server import RedisServer
 from tests.store.stage import Store, again, connected, dump, ending, message, new_session
 

@@ -13,11 +13,11 @@ import redis as redis_py
 
 from agentrt.errors import ForeignState, OwnershipLost, SchemaNewer, ScriptError, StoreUnavailable
 from agentrt.records import Item
+from agentrt.store.begin import Begin, Busy, Conflict, Ended, Fork, Joined, Missing, Waiting
 from agentrt.store.connection import Redis
 from agentrt.store.journal import Batch
 from agentrt.store.keys import new_id
 from agentrt.store.ownership import Owned
-from agentrt.store.sessions import Begin, Busy, Conflict, Ended, Fork, Joined, Missing, Waiting
 from tests.store.stage import (
     Store,
     again,

@@ -19,8 +19,8 @@ from agentrt.http.items import check_items
 from agentrt.memory.dates import moment
 from agentrt.records import Request
 from agentrt.runtime.errands import SAID_AT
+from agentrt.store.begin import Begin
 from agentrt.store.keys import SessionKeys, derive_id, is_id, new_id
-from agentrt.store.sessions import Begin
 from agentrt.tracing import OFF, Tracing
 
 __all__ = [

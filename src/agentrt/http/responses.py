@@ -18,9 +18,9 @@ from agentrt.http.surface import Surface, page_of, spliced_list, surface
 from agentrt.records import TERMINAL, Request, item_id
 from agentrt.runtime import response
 from agentrt.runtime.admission import Locked, NoSuchSession, NotTheTail, Place
+from agentrt.store.begin import Begin
 from agentrt.store.conversations import StoredRun
 from agentrt.store.keys import SessionKeys, derive_id
-from agentrt.store.sessions import Begin
 
 __all__ = ["cancel", "create", "delete", "input_items", "retrieve"]
 

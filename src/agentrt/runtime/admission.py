@@ -23,23 +23,12 @@ from agentrt.runtime.claims import Claims
 from agentrt.runtime.log import Frame
 from agentrt.runtime.runs import Place, Runs
 from agentrt.runtime.services import Services
+from agentrt.store.begin import Begin, Blocked, Busy, Conflict, Ended, Fork, Joined, Missing, Steered, Waiting
 from agentrt.store.events import RunState
 from agentrt.store.keys import SessionKeys, lease_member, new_id
 from agentrt.store.ownership import Owned
 from agentrt.store.queue import Urgency
-from agentrt.store.sessions import (
-    Begin,
-    Blocked,
-    Busy,
-    Commit,
-    Conflict,
-    Ended,
-    Fork,
-    Joined,
-    Missing,
-    Steered,
-    Waiting,
-)
+from agentrt.store.sessions import Commit
 
 __all__ = [
     "Admission",

@@ -9,8 +9,8 @@ from collections import defaultdict
 
 from agentrt.errors import AgentrtError, StoreError, StoreUnavailable
 from agentrt.store.access import Access, KeyRecord, Quota, Quotas
+from agentrt.store.begin import Begin
 from agentrt.store.connection import Sent
-from agentrt.store.sessions import Begin
 from agentrt.tasks import end
 
 __all__ = ["Allowance", "QuotaExceeded", "Ticket"]

@@ -11,11 +11,11 @@ from agentrt.runtime.errands import ingest_job
 from agentrt.runtime.log import RunLog
 from agentrt.runtime.runs import Place, Runs
 from agentrt.runtime.services import Services
+from agentrt.store.begin import Waiting
 from agentrt.store.journal import read_effects
 from agentrt.store.keys import SessionKeys, lease_member, new_id, parse_lease_member
 from agentrt.store.ownership import Owned, Owner
 from agentrt.store.queue import Urgency
-from agentrt.store.sessions import Waiting
 
 __all__ = ["Claims"]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from agentrt.errors import AgentrtError
+from agentrt.store.begin import Busy
 from agentrt.store.keys import SessionKeys, is_id, is_name, lease_member
 from agentrt.store.leases import Leases
 from agentrt.store.ownership import Owned
 from agentrt.store.queue import DeadLetter, Queue, Urgency
-from agentrt.store.sessions import Busy, Sessions
+from agentrt.store.sessions import Sessions
 
 __all__ = ["DeadLetters", "NotRetried"]
 

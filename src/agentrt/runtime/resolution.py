@@ -9,9 +9,9 @@ import orjson
 from agentrt.records import Request, item_id
 from agentrt.runtime.clock import wall_ms
 from agentrt.runtime.response import response_id
+from agentrt.store.begin import Begin
 from agentrt.store.doubts import Doubted, Doubts, Resolution
 from agentrt.store.keys import derive_id, new_id
-from agentrt.store.sessions import Begin
 
 __all__ = ["continuation", "report", "resolve"]
 

@@ -24,10 +24,10 @@ from agentrt.runtime.heartbeat import Heartbeat
 from agentrt.runtime.log import Listener
 from agentrt.runtime.services import Services
 from agentrt.runtime.turn import Turn, TurnEnd
+from agentrt.store.begin import Begin
 from agentrt.store.keys import SessionKeys
 from agentrt.store.ownership import Owned
 from agentrt.store.queue import DeadLetter, Urgency, run_name
-from agentrt.store.sessions import Begin
 from agentrt.tasks import end
 
 __all__ = ["Place", "Runs"]

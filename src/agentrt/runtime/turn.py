@@ -9,22 +9,18 @@ done. What is written, and when, is DESIGN's "One turn"; what a crash between an
 from __future__ import annotations
 
 import logging
-from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from agentrt.agent import Agent, Effect, Tool
-from agentrt.errors import ModelError, NotAcknowledged, OwnershipLost, StoreUnavailable
+from agentrt.agent import Agent
+from agentrt.errors import ModelError, OwnershipLost, StoreUnavailable
 from agentrt.memory.block import Block
 from agentrt.models.base import ModelRequest
 from agentrt.records import Item, Request, Usage
 from agentrt.runtime import context, response
-from agentrt.runtime.approvals import answered, asks
-from agentrt.runtime.calls import Call
-from agentrt.runtime.clock import boottime_ms, wall_ms
-from agentrt.runtime.effects import Effects
+from agentrt.runtime.clock import wall_ms
 from agentrt.runtime.errands import jobs_after, said_at_ms
 from agentrt.runtime.insist import insist
 from agentrt.runtime.log import Listener, RunLog
@@ -32,8 +28,7 @@ from agentrt.runtime.output import Output
 from agentrt.runtime.plans import Plan
 from agentrt.runtime.reply import Asking, Ending, Reply
 from agentrt.runtime.services import Services
-from agentrt.store.doubts import Place
-from agentrt.store.journal import Planned, Recorded, effect_key, fingerprint, read_effects
+from agentrt.runtime.steps import Steps, Todo
 from agentrt.store.ownership import Approval, Owned
 from agentrt.store.sessions import Commit
 
@@ -52,15 +47,6 @@ class TurnEnd:
     retry_after_s: float | None = None
     tokens: int = 0
     """What this pod knows that it cost."""
-
-
-@dataclass(slots=True)
-class Todo:
-    """What a step asks for beside text."""
-
-    calls: list[Call] = field(default_factory=list)
-    client_calls: int = 0
-    approvals: list[Approval] = field(default_factory=list)
 
 
 class Turn:
@@ -86,27 +72,17 @@ class Turn:
         self._input = [Item.given(data, run, first + number) for number, data in enumerate(inputs)]
         sealed = "reasoning.encrypted_content" in request.options.get("include", ())
         self._output = Output(self._log, run, first + len(inputs), agent.name, sealed=sealed)
-        self._tools: dict[str, Tool] = {tool.name: tool for tool in agent.offered}
         self._specs = (context.tool_specs(agent), context.client_tools(request))
         self._client_tools = {spec.name for spec in self._specs[1]}
-        self._calls_left: int = request.options.get("max_tool_calls", 2**31)
         self._id = response.response_id(owned.session.id, run)
         self._asking = Asking(services, agent, self._log, self._output, self._client_tools, self._check_cancelled)
-        self._effects = self._new_effects()
+        self._journal = Steps(services, agent, owned, request, self._log, self._output)
         self._usage: Usage | None = Usage()
-        self._effects_happened = False
         self._spent = 0
-        self._planned = owned.record is not None
-        self._doubted = {doubt.tool for doubt in owned.doubts}
         self._approvals: list[Approval] = []
         self._step = 0
         self._last: Reply | None = None
         """The reply that ended the steps: no plan keeps it."""
-        self._steered = 0
-        self._said: list[int] = []
-        """Where in the output stands what clients said since the last plan."""
-        self._acted = False
-        """Whether something may have happened that cannot be taken back."""
         self._block: Block | None = None
         self._said_at_ms = said_at_ms(request)
         self.jobs: list[str] = []
@@ -138,14 +114,7 @@ class Turn:
         """End the run as failed without working on it; what became of calls without an outcome is told as unknown."""
         try:
             for step, plan in enumerate(await self._take_up()):
-                calls = self._replayed(plan).calls
-                for call in calls:
-                    self._effects.give_up(call)
-                    assert call.outcome is not None
-                    self._output.server_call_done(call.planned.output_index, None, call.outcome.error)
-                if calls:
-                    await self._record(f"{step}.given_up", calls)
-                    self._effects_happened = True
+                await self._journal.give_up(step, plan)
         except (OwnershipLost, StoreUnavailable):
             raise
         except Exception:  # the record itself may be what nobody survives: the run ends all the same
@@ -161,7 +130,7 @@ class Turn:
         """The session has another owner: stop at the next chance."""
         error = OwnershipLost(f"run {self._owned.run.id}: the lease was taken")
         self._log.failure = error
-        self._effects.stop(error)
+        self._journal.stop(error)
 
     # --- the order ------------------------------------------------------------------------------------------------
 
@@ -171,11 +140,11 @@ class Turn:
                 step = self._step
                 self._step += 1
                 if step < len(plans):
-                    todo = self._replayed(plans[step])
+                    todo = self._journal.replayed(plans[step])
                 elif step == 0 and self._owned.approvals:
-                    todo = await self._answered()
+                    todo = await self._journal.answered(self._input, self._provider)
                 else:
-                    await self._take_in()
+                    await self._journal.take_in()
                     if self._block is None and not self._request.alone:
                         self._block = await self._services.recollections.for_turn(
                             self._agent, self._owned, self._input, self._said_at_ms
@@ -185,8 +154,10 @@ class Turn:
                     if not reply.calls:
                         self._last = reply
                         return self._ended_by(reply)
-                    todo = await self._plan(step, reply)
-                await self._settle(step, todo.calls)
+                    todo = await self._journal.plan(step, reply)
+                if await self._journal.settle(step, todo.calls):
+                    return _incomplete("effect_in_doubt")
+                self._check_cancelled()
                 if (todo.approvals or todo.client_calls) and self._step >= len(plans):
                     self._approvals = todo.approvals
                     return "completed", {}
@@ -212,189 +183,19 @@ class Turn:
         for plan in plans:
             self._output.restore(plan.items, logged)
             self._count(plan.usage)
-            self._steered = plan.steered
+            self._journal.steered = plan.steered
         if logged:
             self._output.close_abandoned()
         if not plans and int(record.get("attempt", 1)) > 1:
             self._usage = None  # an earlier attempt may have asked the model, and nobody knows what it cost
         return plans
 
-    async def _plan(self, step: int, reply: Reply) -> Todo:
-        """Persist the reply and its calls before any of them happens."""
-        owned, effects = self._owned, self._new_effects()
-        todo = Todo(client_calls=len(reply.client_calls))
-        waiting: list[Planned] = []
-        for index, call in enumerate(reply.calls):
-            tool = self._tools.get(call.name)
-            wants = asks(tool, call) and call.name not in self._doubted and index < self._calls_left
-            asking = wants and not self._request.chat
-            begin = self._output.approval_request if asking else self._output.server_call
-            slot = begin(call, {"step": step, "provider": reply.provider})
-            reply.indexes.append(slot.index)
-            planned = Planned(
-                key=effect_key(owned.session, owned.run.id, step, index),
-                step=step,
-                index=index,
-                tool=call.name,
-                effect=tool.effect if tool else "read_only",
-                arguments=call.arguments,
-                call_id=call.call_id,
-                item=slot.data["id"],
-                output_index=slot.index,
-                attempt=owned.attempt,
-                pod=self._services.config.pod,
-                fence=owned.fence,
-                at=wall_ms(),
-                fingerprint=fingerprint(call.arguments),
-            )
-            if asking:
-                waiting.append(planned)
-                todo.approvals.append(Approval(planned.item, owned.run.id, planned.key))
-                continue
-            prepared = effects.prepare(planned, self._tools)
-            if planned.tool in self._doubted:
-                effects.refuse(prepared)
-            elif index >= self._calls_left:
-                effects.skip(prepared)
-            elif wants:
-                effects.deny(prepared, "Whoever asks here cannot be asked for an approval.")
-            todo.calls.append(prepared)
-        self._calls_left -= len(reply.calls)
-        await self._write_plan(step, todo, waiting, reply.indexes, reply.usage)
-        return todo
-
-    async def _answered(self) -> Todo:
-        """The first step of a run whose input answers requests for approval: it needs no model."""
-        private = {"step": 0, "provider": self._provider}
-        calls = await answered(
-            self._owned,
-            [item.data for item in self._input],
-            self._tools,
-            self._new_effects(),
-            self._output,
-            self._services.journal,
-            private,
-        )
-        todo = Todo(calls)
-        await self._write_plan(0, todo, [], [call.planned.output_index for call in calls], Usage())
-        return todo
-
-    async def _write_plan(
-        self, step: int, todo: Todo, waiting: list[Planned], indexes: list[int], usage: Usage | None
-    ) -> None:
-        """The write before anything happens: what is to be done, and `intended` for what starts at once."""
-        self._planned = True
-        started = self._effects.start_now(todo.calls)
-        plan = Plan(
-            self._output.snapshot([*self._said, *indexes]),
-            [call.planned.key for call in todo.calls],
-            usage,
-            todo.client_calls,
-            todo.approvals,
-            self._steered,
-        ).encode()
-        batch = self._log.batch()
-        sent_at_ms = boottime_ms()
-        marked = [(call.planned, call in started) for call in todo.calls] + [(planned, False) for planned in waiting]
-        try:
-            cancelled, _ = await insist(lambda: self._services.journal.plan(self._owned, step, plan, marked, batch))
-        except NotAcknowledged:
-            self._log.logged(batch.last)
-            await self._effects.withdraw(started)
-            raise
-        self._said.clear()
-        self._log.logged(batch.last)
-        self._log.cancel_asked = self._log.cancel_asked or cancelled
-        self._effects.intended(started, sent_at_ms)
-
-    def _replayed(self, plan: Plan) -> Todo:
-        """The calls of a step that an earlier attempt planned, with what the journal knows of them."""
-        effects = self._new_effects()
-        assert self._owned.record is not None
-        journal = read_effects(self._owned.record["effects"])
-        calls = []
-        for key in plan.calls:
-            planned, intent, outcome = journal[key]
-            call = effects.prepare(planned, self._tools, intent)
-            if outcome is not None:
-                call.outcome = outcome
-                self._services.telemetry.effects.labels(self._label(planned), "replayed").inc()
-                self._output.server_call_done(planned.output_index, outcome.output, outcome.error)
-                self._effects_happened = True
-                self._acted |= planned.effect != Effect.READ_ONLY
-            elif intent is not None and call.outcome is None:
-                self._log.add("agentrt:recovering", {"tool": planned.tool, "lock_until_ms": intent.lock_until_ms})
-            calls.append(call)
-        self._calls_left -= len(calls) + len(plan.approvals)
-        open_calls = [call for call in calls if journal[call.planned.key][2] is None]
-        return Todo(open_calls, plan.client_calls, list(plan.approvals))
-
-    async def _settle(self, step: int, calls: list[Call]) -> None:
-        """Run the calls and record their outcomes as they come."""
-        blocked = False
-        async with aclosing(self._effects.settle(calls)) as batches:
-            number = 0
-            async for done in batches:
-                for call in done:
-                    assert call.outcome is not None
-                    planned, outcome = call.planned, call.outcome
-                    self._output.server_call_done(planned.output_index, outcome.output, outcome.error)
-                    self._services.telemetry.effects.labels(self._label(planned), outcome.state).inc()
-                    self._acted |= call.intended and planned.effect != Effect.READ_ONLY
-                await self._record(f"{step}.{number}", done)
-                self._effects_happened = True
-                self._doubted |= {call.planned.tool for call in done if call.doubt}
-                blocked |= any(call.doubt == "block" for call in done)
-                number += 1
-        if blocked:
-            status, details = _incomplete("effect_in_doubt")
-            raise Ending(status, **details)
-        self._check_cancelled()
-
-    async def _record(self, op: str, done: list[Call]) -> None:
-        """Keep outcomes. What came too late for that, because the run is another pod's, is kept as evidence."""
-        owned, journal = self._owned, self._services.journal
-        outcomes = [
-            Recorded(call.planned.key, call.outcome, call.planned.tool, call.doubt)
-            for call in done
-            if call.outcome is not None
-        ]
-        doubted = [Place(owned.session.tenant, owned.session.id, owned.run.id, one.key) for one in outcomes if one.mode]
-        if doubted:  # the pointer first: it can be checked, a record without one cannot be found
-            await insist(lambda: self._services.doubts.enter(doubted))
-        batch = self._log.batch()
-        try:
-            flag = await insist(lambda: journal.record(owned, op, outcomes, batch))
-        except OwnershipLost:
-            for one in outcomes:
-                if one.outcome.state == "recorded":
-                    await journal.evidence(owned, one.key, one.outcome)
-            raise
-        self._log.cancel_asked = self._log.cancel_asked or flag
-        self._log.logged(batch.last)
-
-    # --- more messages while it runs ------------------------------------------------------------------------------
-
-    async def _take_in(self) -> None:
-        """What came to the run since the last step becomes part of its input, if a notice says that there is any.
-
-        A notice that was lost costs nothing but time: commit looks for itself.
-        """
-        notices, run = self._services.notices, self._owned.run.id
-        if run not in notices.steered:
-            return
-        notices.steered.discard(run)
-        steers = await insist(lambda: self._services.sessions.steers(self._owned))
-        for said in steers[self._steered :]:
-            self._said += [self._output.said(data) for data in orjson.loads(said)]
-        self._steered = len(steers)
-
     async def _keep_last(self) -> None:
         """What was the final reply is a step like any other, now that there is more to answer."""
         self._approvals = []
         if self._last is not None:
             reply, self._last = self._last, None
-            await self._write_plan(
+            await self._journal.write_plan(
                 self._step - 1, Todo(client_calls=len(reply.client_calls)), [], reply.indexes, reply.usage
             )
 
@@ -417,14 +218,14 @@ class Turn:
         self, status: str, details: dict[str, Any], *, retry: bool = False, may_go_on: bool = False
     ) -> TurnEnd | None:
         """End the run. None: it goes on, for more messages came while the last reply was on its way."""
-        if status == "cancelled" and self._cancelled == "rollback" and not self._acted:
+        if status == "cancelled" and self._cancelled == "rollback" and not self._journal.acted:
             self._output.drop()
             details = {**details, "metadata": {"agentrt_rolled_back": "true"}}
         while (end := await self._try_commit(status, details, retry)) is None:
             self._services.notices.steered.add(self._owned.run.id)
             if may_go_on and status == "completed":
                 return None
-            await self._take_in()
+            await self._journal.take_in()
         return end
 
     async def _try_commit(self, status: str, details: dict[str, Any], retry: bool) -> TurnEnd | None:
@@ -439,7 +240,7 @@ class Turn:
         result = orjson.dumps(final)
         self._log.add(response.terminal_event(status), {"response": orjson.Fragment(result)})
         lines: list[bytes] = []
-        if status != "failed" or self._effects_happened:
+        if status != "failed" or self._journal.happened:
             lines = [*(item.encode() for item in self._input), *self._output.lines()]
         skip = int((self._owned.record or {}).get("n_items", 0))
         batch = self._log.batch()
@@ -449,8 +250,8 @@ class Turn:
             lines,
             skip,
             retry,
-            self._planned,
-            self._steered,
+            self._journal.planned,
+            self._journal.steered,
             self._approvals,
             batch.last,
             batch.frames,
@@ -476,7 +277,7 @@ class Turn:
         )
         tokens = context.size([*said, *done], limits.context_tokens)
         if tokens > limits.context_tokens:
-            if self._effects_happened:
+            if self._journal.happened:
                 status, details = _incomplete("max_context_tokens")
                 raise Ending(status, **details)
             message = f"the input is about {tokens} tokens long; {limits.context_tokens} are allowed"
@@ -493,19 +294,11 @@ class Turn:
             self._request,
             self._owned.window,
             [*said, *done],
-            specs=(*own, *clients) if self._calls_left > 0 else clients,
+            specs=(*own, *clients) if self._journal.calls_left > 0 else clients,
             cache_key=self._owned.session.id,
             output_tokens=left,
             remembered=self._block,
         )
-
-    def _label(self, planned: Planned) -> str:
-        """The tool as a metric's label: a name that a model made up must not become one."""
-        return planned.tool if planned.tool in self._tools else "unknown"
-
-    def _new_effects(self) -> Effects:
-        self._effects = Effects(self._services, self._agent, self._owned)
-        return self._effects
 
     def _count(self, usage: Usage | None) -> None:
         if usage is None:  # a lost try cost something: about what it was asked with
