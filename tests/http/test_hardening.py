@@ -20,6 +20,7 @@ import redis
 from agentrt.http.protocol import HEAD_BYTES_MAX
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
+from tests.harness.runs import wait_until
 from tests.http.conftest import NO_TLS
 from tests.http.test_tenancy import client, eventually
 
@@ -96,7 +97,10 @@ def key(pod: Pod, env: dict[str, str]) -> str:
     """Made by the command line under the confined user, with every scope."""
     command = [sys.executable, "-m", "agentrt.cli", "keys", "create", "--tenant", "hard", "--operator"]
     made = subprocess.run(command, env={**pod._env, **env}, capture_output=True, text=True, timeout=60, check=True)
-    return made.stdout.strip()
+    key = made.stdout.strip()
+    headers = {"authorization": f"Bearer {key}"}
+    wait_until(lambda: httpx2.get(f"{pod.url}/v1/models", headers=headers).status_code == 200, 10, "knowing the key")
+    return key
 
 
 async def _everything(one: httpx2.AsyncClient) -> list[httpx2.Response]:
