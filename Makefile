@@ -24,6 +24,8 @@ PORT ?= 8000
 PODS ?= 2
 AGENT ?= agentrt.demo:agents
 COVERAGE_MIN ?= 80
+# Most tests wait for processes, not for a core.
+WORKERS ?= 3
 PYTEST_ARGS ?=
 UPGRADE ?=
 CLIENTS ?=
@@ -51,7 +53,7 @@ run: setup
 
 test: setup
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=$(COVERAGE_MIN)
 

@@ -21,8 +21,9 @@ import httpx2
 import redis
 
 from agentrt.errors import SettingsError
-from agentrt.http.auth import mint
+from agentrt.http.auth import line_of, mint
 from agentrt.memory.facts import fact_id
+from agentrt.store.access import SCOPES
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
 from tests.http.conftest import NO_TLS
@@ -68,10 +69,10 @@ class Adapter:
         lines = []
         for tenant in sorted({*tenants, "t1"}):
             try:
-                self._keys[tenant], line = mint(tenant, SECRET, operator=True)
+                self._keys[tenant], identifier, record = mint(tenant, SECRET, SCOPES)
             except SettingsError:
                 continue  # no tenant can have this name
-            lines.append(line)
+            lines.append(line_of(identifier, record))
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         self._env = {
             "AGENTRT_API_KEYS_FILE": str(path),
