@@ -56,10 +56,12 @@ async def test_who_waits_is_woken(notices: Notices, outside: redis_py.Redis) -> 
         await heard(event)
     assert not events[2].is_set()
     notices.unsubscribe("run", events[0])
+    notices.at_work.add("run")
+    say(outside, "cancel", "elsewhere")
     say(outside, "cancel", "run")
     await heard(events[1])
     assert not events[0].is_set()
-    assert set(notices.cancelled) == {"run"}
+    assert notices.cancelled == {"run": "1"}
 
 
 async def test_what_is_no_notice_does_not_end_it(notices: Notices, outside: redis_py.Redis) -> None:

@@ -89,7 +89,8 @@ async def runs(request: HttpRequest) -> Response:
     limit = request.query_params.get("limit", "100")
     if not is_number(limit) or not 1 <= int(limit) <= 1000:
         raise Problem(400, "Bad Request", "'limit' must be a whole number from 1 to 1000.")
-    return json_response({"runs": [_run(keys, row) for row in await to.inspection.runs(keys, int(limit))]})
+    rows = await to.inspection.runs(keys, int(limit))
+    return json_response({"runs": [_run(keys, row) for row in rows if row["status"] != "steered"]})
 
 
 def _run(keys: SessionKeys, row: dict[str, str | None]) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def _run(keys: SessionKeys, row: dict[str, str | None]) -> dict[str, Any]:
         "pod": row["pod"] or None,
         "created_at": int(row["created"] or 0),
         "ended_at": int(row["ended"]) if row["ended"] else None,
-        "cancel_asked": row["cancel"] == "1",
+        "cancel_asked": bool(row["cancel"]),
     }
 
 

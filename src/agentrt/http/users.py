@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from agentrt.http.auth import Principal
-from agentrt.http.body import is_number
+from agentrt.http.body import is_number, read_json
 from agentrt.http.errors import ApiError, Problem, json_response
 from agentrt.http.operator import operator_of
 from agentrt.http.surface import Surface
@@ -114,7 +114,7 @@ async def facts(asked: _Asked) -> Any:
 
 async def set_fact(asked: _Asked) -> Any:
     """A preference or a correction: `{attribute, value, subject?, polarity?, card?, valid_until?, at?, replaces?}`."""
-    _, body = await asked.to.json(asked.request)
+    body = await read_json(asked.request, asked.to.bounds)
     until = None if body.get("valid_until") is None else _moment(body["valid_until"], "valid_until", 0)
     identifier = await asked.to.people.set(
         asked.user,
@@ -152,7 +152,7 @@ async def turns(asked: _Asked) -> Any:
 
 async def remember(asked: _Asked) -> Any:
     """Take turns in from elsewhere: `{items: [{id, text, role?, at?, conversation?, speaker?}], agent?}`."""
-    _, body = await asked.to.json(asked.request)
+    body = await read_json(asked.request, asked.to.bounds)
     items = body.get("items")
     if not isinstance(items, list) or not 1 <= len(items) <= _ITEMS_MAX:
         raise Problem(400, "Bad Request", f"'items' must be a list of 1 to {_ITEMS_MAX}.")
@@ -189,7 +189,7 @@ async def search(asked: _Asked) -> Any:
 
 async def context(asked: _Asked) -> Any:
     """What a turn with the message `query` would be given: `{query, budget?, at?, agent?}`."""
-    _, body = await asked.to.json(asked.request)
+    body = await read_json(asked.request, asked.to.bounds)
     budget = body.get("budget")
     if budget is not None and (not isinstance(budget, int) or isinstance(budget, bool) or not 0 <= budget <= 10**6):
         raise Problem(400, "Bad Request", "'budget' must be a number of tokens.")
@@ -206,14 +206,14 @@ async def export(asked: _Asked) -> Any:
 
 async def compact(asked: _Asked) -> Any:
     """Tidy up now: `{at?, agent?}`."""
-    _, body = await asked.to.json(asked.request)
+    body = await read_json(asked.request, asked.to.bounds)
     agent, _ = asked.to.people.policy(_text(body, "agent", ""))
     return await asked.to.compaction.tidy(asked.user, agent, _moment(body.get("at"), "at", wall_ms()))
 
 
 async def erase(asked: _Asked) -> Any:
     """Erase the user: `{scan?, needles?}`; the answer is the receipt."""
-    _, body = await asked.to.json(asked.request)
+    body = await read_json(asked.request, asked.to.bounds)
     needles = body.get("needles", [])
     if not isinstance(needles, list) or not all(isinstance(one, str) and one for one in needles) or len(needles) > 100:
         raise Problem(400, "Bad Request", "'needles' must be a list of at most 100 texts.")
@@ -238,7 +238,7 @@ async def buried(request: HttpRequest) -> Response:
 async def revive(request: HttpRequest) -> Response:
     """Have jobs that were given up done again: `{job}`, or all."""
     to, _ = operator_of(request)
-    _, body = await to.json(request)
+    body = await read_json(request, to.bounds)
     named = _text(body, "job", "")
     revived = [one.name for one in await to.services.jobs.buried() if named in ("", one.name)]
     for name in revived:

@@ -29,6 +29,7 @@ from agentrt.store.keys import SessionKeys, lease_member, new_id
 from agentrt.store.ownership import Owned
 from agentrt.store.queue import Urgency
 from agentrt.store.sessions import Commit
+from agentrt.store.users import Greeting, Head
 
 __all__ = [
     "Admission",
@@ -132,7 +133,7 @@ class Admission:
         services, runs = self._services, self._runs
         member = lease_member(want.session, want.run, want.token)
         # The user's index of sessions first, the lease second, the session third, all in one write.
-        greeting = services.recollections.greet(want.session, want.user) if want.user and not want.alone else None
+        greeting = services.recollections.greet(want.session, want.user) if want.user else None
         entered = services.leases.entering(member)
         try:
             if want.background and services.config.acknowledge:  # begin leaves on a connection of its own
@@ -150,18 +151,18 @@ class Admission:
             raise
         finally:
             runs.expected -= room
+        head = await _head(greeting)
         try:
             await entered
+            refusal = await ticket.refusal() if ticket is not None else None
         except StoreUnavailable:
             if isinstance(outcome, Owned) and outcome.record is None:
                 await self._unbegin(want, outcome)
             raise
-        refusal = await ticket.refusal() if ticket is not None else None
         if refusal is not None and isinstance(outcome, Owned | Waiting) and _run_of(outcome) == want.run:
             await self._send_away(want, outcome, refusal)
             services.leases.end(member)
             raise refusal
-        head = await greeting.head() if greeting is not None else None
         if isinstance(outcome, Owned):
             outcome.head = head
             self._count("owned" if room else "queued")
@@ -169,16 +170,14 @@ class Admission:
         return await self._follow_outcome(want, member, outcome)
 
     async def _unbegin(self, want: Begin, owned: Owned) -> None:
-        """The session could be reached and the queue could not: without a lease nobody would miss its owner. Ended as a
-        failure that passes, the message is free to come again at once.
+        """The session could be reached and the queue, or the quota, could not: without a lease nobody would miss its
+        owner. Ended as a failure that passes, the message is free to come again at once.
         """
         identifier = response.response_id(want.session.id, want.run)
         error = response.error_body("server_error", "The queue was not reachable.")
         result = orjson.dumps(response.body(Request.decode(want.request), identifier, "failed", error=error))
         try:
-            await self._services.sessions.commit(
-                owned, Commit("failed", result, (), retry=True, planned=False, alone=want.alone)
-            )
+            await self._close(owned, Commit("failed", result, (), retry=True, planned=False, alone=want.alone))
         except AgentrtError as problem:
             log.info("run %s has an owner and no lease: %s", want.run, problem)
 
@@ -207,7 +206,13 @@ class Admission:
         body = response.body(Request.decode(want.request), identifier, "failed", error=error)
         skip = int((outcome.record or {}).get("n_items", 0))
         refused = Commit("failed", orjson.dumps(body), (), skip, retry=True, planned=False, alone=want.alone)
-        await services.sessions.commit(outcome, refused)
+        await self._close(outcome, refused)
+
+    async def _close(self, owned: Owned, commit: Commit) -> None:
+        """End a run that nobody has worked on; what came to it meanwhile waits with it."""
+        sessions = self._services.sessions
+        while await sessions.commit(owned, commit) is None:
+            commit = replace(commit, steered=len(await sessions.steers(owned)))
 
     async def _follow_outcome(self, want: Begin, member: bytes, outcome: Any) -> Place:
         services = self._services
@@ -235,7 +240,7 @@ class Admission:
                 raise Locked(outcome.live.run)
             case Steered():
                 self._count("steered")
-                return Place(want.session, outcome.run)
+                return await self._ended(want, outcome.run)
             case Blocked():
                 raise InDoubt(want.session, outcome.run, outcome.key)
             case Conflict():
@@ -247,10 +252,15 @@ class Admission:
         raise AssertionError(outcome)
 
     async def _ended(self, want: Begin, run: str) -> Place:
-        """The message has a result: replay it; a failure that may pass is resumed instead."""
+        """The message has a result, its own or that of a run it was given to: show it; a failure that may pass is
+        resumed instead, under that run's own message.
+        """
+        sessions = self._services.sessions
         state, _ = await self._services.events.read(want.session, run, -1)
         if state is not None and state.retry and run != want.run:
-            return await self.enter(replace(want, run=run, by_key=True, token=new_id()))
+            message = await sessions.message(want.session, run)
+            if message is not None:
+                return await self.enter(replace(message, policy="wait"))
         return Place(want.session, run)
 
     async def _steer(self, want: Begin, live: str) -> Place:
@@ -258,6 +268,8 @@ class Admission:
         steered = await self._services.sessions.steer(want, live)
         if steered is None:
             return await self.enter(replace(want, policy="wait"))
+        if isinstance(steered, Conflict):
+            raise OtherBody("this Idempotency-Key was used with another request body")
         self._count("steered")
         return Place(want.session, steered.run)
 
@@ -289,12 +301,22 @@ class Admission:
                     raise Locked(outcome.live.run)
                 await _heard(notice, min(pause_s, left_s))
                 pause_s = _POLL_S
-        except BaseException:
+        except (Locked, Leaving):
             services.leases.end(member)
+            raise
+        except BaseException:
+            self._runs.spawn(self._step_out(want, member))
             raise
         finally:
             self._runs.let_go(member)
             services.notices.unsubscribe(want.run, notice)
+
+    async def _step_out(self, want: Begin, member: bytes) -> None:
+        """A client in line has gone: its place is kept for its return. The lease ends when the place is known not to be
+        granted; else it runs out, and whoever finds that goes on with the run.
+        """
+        if not await self._services.sessions.leave(want.session, want.run, want.token, _KEEP_PLACE_MS):
+            self._services.leases.end(member)
 
     def bring(self, message: Begin) -> None:
         """Begin a message that no client waits for, and work on it."""
@@ -404,3 +426,14 @@ async def _heard(notice: asyncio.Event, timeout_s: float) -> bool:
         return False
     notice.clear()
     return True
+
+
+async def _head(greeting: Greeting | None) -> Head | None:
+    """What is known of the user; None where that could not be read, and the turn asks again if it needs it."""
+    if greeting is None:
+        return None
+    try:
+        return await greeting.head()
+    except StoreUnavailable as error:
+        log.info("a user could not be greeted: %s", error)
+        return None

@@ -103,7 +103,7 @@ class Erasure:
             done = []
             for session in await services.users.sessions(user):
                 keys = SessionKeys(user.tenant, session)
-                header = await services.conversations.header(keys)
+                header = await services.conversations.header(keys, alone=True)
                 if header is not None and header.user == user.user:
                     if header.created_ms > erased_at:
                         continue  # of the new life

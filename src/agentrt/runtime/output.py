@@ -90,6 +90,11 @@ class Output:
         slot.open = False
         return slot.index
 
+    def remove(self, indexes: Sequence[int]) -> None:
+        """Take these back: they were told to nobody."""
+        for index in indexes:
+            del self._slots[index]
+
     def drop(self) -> None:
         """Take everything back but what clients said."""
         self._slots = {index: slot for index, slot in self._slots.items() if slot.said}

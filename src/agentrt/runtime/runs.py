@@ -117,6 +117,7 @@ class Runs:
         services, member = self._services, owned.lease
         self._in_flight += 1
         self._at_work[task] = owned
+        self._listen_for(owned)
         logged = RUN.set(owned.run.id)
         started = time.perf_counter()
         agent_name, status = "", "lost"
@@ -164,6 +165,7 @@ class Runs:
             services.allowance.rest(*where, tokens)
             services.notices.cancelled.pop(owned.run.id, None)
             services.notices.steered.discard(owned.run.id)
+            services.notices.at_work.discard(owned.run.id)
             self._in_flight -= 1
             del self._at_work[task]
             if not self._at_work:
@@ -181,14 +183,17 @@ class Runs:
             tracing.ended(span, ended.status, ended.status == "failed")
         return ended
 
+    def _listen_for(self, owned: Owned) -> None:
+        """Notices of this run count from here; what was asked before this pod could hear of it is in its record."""
+        notices, run = self._services.notices, owned.run.id
+        notices.at_work.add(run)
+        if owned.record is not None:
+            notices.steered.add(run)
+            if how := owned.record.get("cancel"):
+                notices.cancelled[run] = how.decode()
+
     def start(self, place: Place, listener: Listener | None = None) -> asyncio.Task[TurnEnd | None]:
         """Work on an owned run in a task of the pod's own: no client's going away ends it."""
-        owned = place.owned
-        if owned is not None and owned.record is not None:  # what was asked before this pod could hear of it
-            notices = self._services.notices
-            notices.steered.add(owned.run.id)
-            if how := owned.record.get("cancel"):
-                notices.cancelled[owned.run.id] = how.decode()
         return self.spawn(self.run(place, listener))
 
     def spawn(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:

@@ -192,7 +192,8 @@ class Steps:
                     planned, outcome = call.planned, call.outcome
                     self._output.server_call_done(planned.output_index, outcome.output, outcome.error)
                     self._services.telemetry.effects.labels(self._label(planned), outcome.state).inc()
-                    self.acted |= call.intended and planned.effect != Effect.READ_ONLY
+                    happened = call.intended or call.intent is not None
+                    self.acted |= happened and planned.effect != Effect.READ_ONLY
                 await self._record(f"{step}.{number}", done)
                 self.happened = True
                 self._doubted |= {call.planned.tool for call in done if call.doubt}
@@ -232,6 +233,11 @@ class Steps:
             raise
         self._log.cancel_asked = self._log.cancel_asked or flag
         self._log.logged(batch.last)
+
+    def put_back(self) -> None:
+        """What came since the last plan is taken in again by whoever goes on with the run."""
+        self._output.remove(self._said)
+        self._said.clear()
 
     async def take_in(self) -> None:
         """What came to the run since the last step becomes part of its input, if a notice says that there is any.

@@ -81,6 +81,8 @@ class Turn:
         self._spent = 0
         self._approvals: list[Approval] = []
         self._step = 0
+        self._waits = False
+        """Whether it ends with calls that the client is to make, or to approve."""
         self._last: Reply | None = None
         """The reply that ended the steps: no plan keeps it."""
         self._block: Block | None = None
@@ -96,7 +98,7 @@ class Turn:
             plans = await self._take_up()
             while True:
                 status, details = await self._steps(plans)
-                end = await self._commit(status, details, may_go_on=self._step < self._agent.limits.steps)
+                end = await self._commit(status, details, may_go_on=self._may_go_on())
                 if end is not None:
                     return end
                 await self._keep_last()
@@ -109,6 +111,10 @@ class Turn:
             return await self._fail(ModelError("the runtime failed on this run", retryable=False))
         finally:
             self._log.close()
+
+    def _may_go_on(self) -> bool:
+        """Not beyond its steps, and not while it waits for the client: the next input answers all of it."""
+        return self._step < self._agent.limits.steps and not self._waits
 
     async def give_up(self, why: str) -> TurnEnd:
         """End the run as failed without working on it; what became of calls without an outcome is told as unknown."""
@@ -153,13 +159,14 @@ class Turn:
                     self._count(reply.usage)
                     if not reply.calls:
                         self._last = reply
+                        self._waits = bool(reply.client_calls)
                         return self._ended_by(reply)
                     todo = await self._journal.plan(step, reply)
                 if await self._journal.settle(step, todo.calls):
                     return _incomplete("effect_in_doubt")
                 self._check_cancelled()
                 if (todo.approvals or todo.client_calls) and self._step >= len(plans):
-                    self._approvals = todo.approvals
+                    self._approvals, self._waits = todo.approvals, True
                     return "completed", {}
             return _incomplete("max_steps")
         except Ending as ending:
@@ -192,7 +199,6 @@ class Turn:
 
     async def _keep_last(self) -> None:
         """What was the final reply is a step like any other, now that there is more to answer."""
-        self._approvals = []
         if self._last is not None:
             reply, self._last = self._last, None
             await self._journal.write_plan(
@@ -218,7 +224,7 @@ class Turn:
         self, status: str, details: dict[str, Any], *, retry: bool = False, may_go_on: bool = False
     ) -> TurnEnd | None:
         """End the run. None: it goes on, for more messages came while the last reply was on its way."""
-        if status == "cancelled" and self._cancelled == "rollback" and not self._journal.acted:
+        if status == "cancelled" and self._cancelled == "rollback" and self._may_roll_back():
             self._output.drop()
             details = {**details, "metadata": {"agentrt_rolled_back": "true"}}
         while (end := await self._try_commit(status, details, retry)) is None:
@@ -227,6 +233,10 @@ class Turn:
                 return None
             await self._journal.take_in()
         return end
+
+    def _may_roll_back(self) -> bool:
+        """Nothing happened in the world, and nothing of an earlier attempt is in the history."""
+        return not self._journal.acted and not int((self._owned.record or {}).get("n_items", 0))
 
     async def _try_commit(self, status: str, details: dict[str, Any], retry: bool) -> TurnEnd | None:
         """A failed run leaves its input in the history only if something was done for it."""
@@ -239,6 +249,8 @@ class Turn:
         final = response.body(self._request, self._id, status, self._output.public(), self._usage, **details)
         result = orjson.dumps(final)
         self._log.add(response.terminal_event(status), {"response": orjson.Fragment(result)})
+        if retry:
+            self._journal.put_back()
         lines: list[bytes] = []
         if status != "failed" or self._journal.happened:
             lines = [*(item.encode() for item in self._input), *self._output.lines()]

@@ -145,11 +145,15 @@ if r[3] ~= token then
     -- Its sender asked for it anew: what was tried before does not count against it.
     redis.call('HSET', run, 'status', 'running', 'token', token, 'fence', fence, 'pod', pod, 'attempt', attempt,
       'first', first, 'spared', attempt - 1)
-    redis.call('HDEL', run, 'retry', 'ended', 'result')
+    local steers = redis.call('HGET', run, 'steers')
+    if steers then redis.call('HSET', session, 'steers', steers) end
+    redis.call('HDEL', run, 'retry', 'ended', 'result', 'steers')
   end
   redis.call('EXPIRE', run, ttl)
   redis.call('EXPIRE', runs, ttl)
   redis.call('EXPIRE', session, ttl)
   redis.call('EXPIRE', items, ttl)
+else
+  redis.call('HSET', run, 'token', token)  -- as `replicate`, in a script that Redis may refuse
 end
 return table.concat({fence, seq, attempt, s[9] or user, s[11] or '', approvals, s[10] or '{}'}, '|')

@@ -18,7 +18,10 @@ local r = redis.call('HMGET', run, 'op:commit', 'first', 'followers')
 local known = r[1]
 if known then
   local by, rev = string.match(known, '^([^,]+),(.*)$')
-  if by == token then return {'ok', rev} end
+  if by == token then
+    replicate(run, 'op:commit', known)
+    return {'ok', rev}
+  end
 end
 local s = redis.call('HMGET', session, 'owner', 'fence', 'rev', 'waiters', 'doubts', 'run_fp', 'steers')
 local refused = refusal(session, token, fence, s)
@@ -29,6 +32,14 @@ local length = redis.call('LLEN', items)
 if length ~= tonumber(r[2]) + tonumber(skip) then return {'corrupt', length} end
 
 redis.call('HDEL', session, 'owner', 'steers')
+if retry == '1' then  -- the run may go on: what belongs to it waits with it, and what it did not use goes back
+  if s[7] then redis.call('HSET', run, 'steers', s[7]) end
+  local unused = count == 0 and redis.call('HGET', run, 'approvals')
+  if unused then
+    redis.call('HDEL', run, 'approvals')
+    redis.call('HSET', session, 'approvals', unused)
+  end
+end
 for i = lines + skip, #ARGV, 500 do redis.call('RPUSH', items, unpack(ARGV, i, math.min(i + 499, #ARGV))) end
 local rev = string.format('%.0f', tonumber(s[3]) + 1)
 local now = now_ms()

@@ -84,15 +84,18 @@ class Conversations:
         reply = (await self._redis.execute(unit))[0]
         return int(reply[1]) if reply[0] == b"ok" else None
 
-    async def header(self, keys: SessionKeys) -> Header | None:
-        """The session's header, upcast where it is older; None where there is no such session, or it is of one run."""
+    async def header(self, keys: SessionKeys, *, alone: bool = False) -> Header | None:
+        """The session's header, upcast where it is older; None where there is no such session.
+
+        None also for one that is a single run's own, which nobody can name, unless `alone`.
+        """
         raw = (await self._redis.execute(Unit(keys.tag).command("HGETALL", keys.hash)))[0]
         if not raw:
             return None
         fields = upcast({raw[i].decode(): raw[i + 1].decode() for i in range(0, len(raw), 2)})
         if fields["tenant"] != keys.tenant:
             raise ForeignState(f"session {keys.id}: the key holds another tenant's state")
-        if "alone" in fields:
+        if "alone" in fields and not alone:
             return None
         return Header(
             created_ms=int(fields["created"]),
@@ -195,7 +198,7 @@ class Conversations:
         hash_key = keys.run(run_id).hash
         unit = Unit(keys.tag).command("HMGET", hash_key, *names).command("HMGET", keys.hash, "v", "tenant")
         raw, (version, tenant) = await self._redis.execute(unit)
-        if raw[0] is None or tenant is None:
+        if raw[0] is None or tenant is None or raw[0] == b"steered":  # which never was a run
             return None
         if int(version) > SCHEMA_VERSION:
             raise SchemaNewer(int(version))

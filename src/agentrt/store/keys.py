@@ -16,7 +16,8 @@ a session that is for one run only (chat completions, `store: false`) for `AGENT
                    of the messages that steered it, comma list
       waiters      JSON [[run, token, fp, pod, present 0/1, until ms], ...], first in first out; empty for none
       last_run, last_fp, last_end   the run that ended last, its fingerprints, when (ms)
-      steers       JSON [JSON array of items, ...]: messages for the active run to take in         steer commit
+      steers       JSON [JSON array of items, ...]: messages for the active run to take in; with the run while it
+                   waits to be resumed                                                      steer commit begin
       alone        1: the session is for one run, no other message can name it                        begin
       summary      JSON [up to number, [[level, from, to, text], ...]] of what was said before           summarize
       metadata     JSON object of the client                   create_op, append_op   op tokens of those scripts

@@ -50,6 +50,8 @@ class Notices:
         """Runs of this pod that somebody asked to cancel, and how; the turn takes its own out."""
         self.steered: set[str] = set()
         """Runs of this pod that more messages came to; the turn takes its own out."""
+        self.at_work: set[str] = set()
+        """The runs that this pod works on: what is said of others is in their records."""
         self._ear: _Ear | None = None
         self._moved_at = float("-inf")
         self._heard_at = time.monotonic()
@@ -113,9 +115,9 @@ class Notices:
             self.on_erased(data.decode())
             return
         kind, _where, subject, *how = orjson.loads(data)
-        if kind == "cancel":
+        if kind == "cancel" and subject in self.at_work:
             self.cancelled[subject] = how[0] if how else "1"
-        elif kind == "steer":
+        elif kind == "steer" and subject in self.at_work:
             self.steered.add(subject)
         for event in self._waiting.get(subject, ()):
             event.set()

@@ -19,6 +19,13 @@ end
 -- that has begun must still write gets through by this; only `begin`, which sheds load, goes without.
 local function get_through(key) redis.call('HDEL', key, '') end
 
+-- A script that is sent again finds its work done and would write nothing; but WAIT counts the writes of its own
+-- connection only, and would be answered at once. So what stands is written once more.
+local function replicate(key, field, value)
+  get_through(key)
+  redis.call('HSET', key, field, value)
+end
+
 -- Whether a message's fingerprint is among those of a run: its own, and those of the messages that steered it.
 local function is_of(fps, fp) return fp ~= '' and fps and string.find(',' .. fps .. ',', ',' .. fp .. ',', 1, true) end
 

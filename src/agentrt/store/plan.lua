@@ -8,7 +8,10 @@
 -- INCLUDE log.lua
 
 local known = redis.call('HMGET', run, 'op:' .. op, 'cancel')
-if known[1] then return {'ok', known[2] or '0', known[1]} end
+if known[1] then
+  replicate(run, 'op:' .. op, known[1])
+  return {'ok', known[2] or '0', known[1]}
+end
 local refused = refusal(session, token, fence)
 if refused then return {refused} end
 

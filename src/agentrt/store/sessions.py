@@ -258,7 +258,7 @@ class Sessions:
             raise StoreUnavailable(f"run {run.id}: too few replicas have its end", "unacknowledged")
         return int(reply[1])
 
-    async def steer(self, want: Begin, live: str) -> Steered | None:
+    async def steer(self, want: Begin, live: str) -> Steered | Conflict | None:
         """Give the live run one more message. None: it has ended by now, or has as many as may wait for its next step.
 
         Sending it again is harmless under a key, and while the run lives.
@@ -277,6 +277,8 @@ class Sessions:
             ttl=self._config.session_ttl_s,
         )
         reply = (await self._redis.execute(unit))[0]
+        if reply[0] == b"conflict":
+            return Conflict()
         return Steered(reply[1].decode()) if reply[0] == b"steered" else None
 
     async def steers(self, owned: Owned) -> list[str]:
@@ -302,7 +304,18 @@ class Sessions:
         reply = (await self._redis.execute(unit))[0]
         if reply[0] != b"ok":
             return str(reply[-1].decode())
-        fingerprint, raw, input_, user = reply[1:]
+        return self._again(keys, run_id, *reply[1:])
+
+    async def message(self, keys: SessionKeys, run_id: str) -> Begin | None:
+        """What begins a run anew that may be resumed, whoever asks for it; None where it is gone."""
+        unit = Unit(keys.tag).command("HMGET", keys.run(run_id).hash, "fp", "request", "input")
+        (fp, request, inputs), user = await self._redis.execute(unit.command("HGET", keys.hash, "user"))
+        if request is None or user is None:
+            return None
+        return self._again(keys, run_id, fp, request, inputs, user)
+
+    @staticmethod
+    def _again(keys: SessionKeys, run_id: str, fingerprint: bytes, raw: bytes, inputs: bytes, user: bytes) -> Begin:
         request = Request.decode(raw)
         return Begin(
             keys,
@@ -311,7 +324,7 @@ class Sessions:
             fingerprint.decode(),
             request.agent,
             raw,
-            input_,
+            inputs,
             user.decode(),
             by_key=True,
             policy="reject",

@@ -3,13 +3,15 @@
 -- ARGV session_id run_id live fp by_key input steers_max ttl
 -- run_id: the run that the message would have been; under a key its record says into which run it went
 -- returns {'steered', run, owner token, owner's pod} it is that run's, now or since before
+--         {'conflict'} another message has this key
 --         {'gone'} the live run has ended by now     {'full'} as many wait for its next step as may wait
 -- INCLUDE ownership.lua
 
 local s = redis.call('HMGET', session, 'owner', 'pod', 'run', 'run_fp', 'steers')
 if by_key == '1' then
-  local into = redis.call('HGET', run, 'into')
-  if into then return {'steered', into, s[1] or '', s[2] or ''} end
+  local known = redis.call('HMGET', run, 'into', 'fp')
+  if known[1] and known[2] ~= fp then return {'conflict'} end
+  if known[1] then return {'steered', known[1], s[1] or '', s[2] or ''} end
 end
 if s[3] ~= live or not s[1] or s[1] == '' then return {'gone'} end
 if by_key == '0' and is_of(s[4], fp) then return {'steered', live, s[1], s[2]} end
