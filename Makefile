@@ -3,6 +3,7 @@
 # make check  ruff, mypy, import-linter
 # make negative  the tests with one guard taken out at a time: each time some must fail
 # make kills  a thousand runs whose pods are killed under them; the count of what happened goes to loadtest/kills.json
+# make soak   MINUTES of chaos over three pods, by the schedule of SEED: what happened, and what was violated, as JSON
 # make kills-runs  10,000 background runs over three pods, one killed every 5 s
 # make clients  outside clients, each in an environment of its own, against two pods, one killed: docs/clients.md
 # make fuzz   12,000 requests with other tenants' ids over every route
@@ -27,11 +28,13 @@ COVERAGE_MIN ?= 80
 PYTEST_ARGS ?=
 UPGRADE ?=
 CLIENTS ?=
+MINUTES ?= 30
+SEED ?= 1
 
 BIN := .venv/bin
 UV := .venv/uv
 
-.PHONY: setup run test negative kills kills-runs failovers memory-long memory-bench check clients fuzz bench bench-locks \
+.PHONY: setup run test negative kills kills-runs soak failovers memory-long memory-bench check clients fuzz bench bench-locks \
   bench-providers k8s lock clean
 
 setup: .venv/.stamp
@@ -56,7 +59,7 @@ test: setup
 	$(BIN)/coverage report --fail-under=$(COVERAGE_MIN)
 
 negative: setup
-	$(BIN)/python -m pytest tests/negative tests/fault/test_two_writers.py -k "control or guard"
+	AGENTRT_FULL=1 $(BIN)/python -m pytest tests/negative tests/fault/test_two_writers.py -k "control or guard"
 
 check: setup
 	$(BIN)/ruff check .
@@ -69,6 +72,9 @@ kills: setup
 
 kills-runs: setup
 	AGENTRT_KILLS_RUNS=10000 $(BIN)/python -m pytest -q tests/fault/test_overload.py -k exactly_once
+
+soak: setup
+	@$(BIN)/python -m loadtest.chaos --minutes $(MINUTES) --seed $(SEED)
 
 clients: setup
 	$(BIN)/python -m tests.clients $(CLIENTS)
