@@ -3,6 +3,8 @@
 # make check  ruff, mypy, import-linter
 # make negative  the tests with one guard taken out at a time: each time some must fail
 # make kills  a thousand runs whose pods are killed under them; the count of what happened goes to loadtest/kills.json
+# make soak   MINUTES of chaos over three pods, by the schedule of SEED: what happened, and what was violated, as JSON
+# make load   USERS of locust on two pods for DURATION_S, SHAPE=ramp or spike; exit status by loadtest/thresholds.toml
 # make kills-runs  10,000 background runs over three pods, one killed every 5 s
 # make clients  outside clients, each in an environment of its own, against two pods, one killed: docs/clients.md
 # make fuzz   12,000 requests with other tenants' ids over every route
@@ -29,12 +31,17 @@ WORKERS ?= 3
 PYTEST_ARGS ?=
 UPGRADE ?=
 CLIENTS ?=
+MINUTES ?= 30
+SEED ?= 1
+SHAPE ?= ramp
+DURATION_S ?= 60
+USERS ?= 40
 
 BIN := .venv/bin
 UV := .venv/uv
 
-.PHONY: setup run test negative kills kills-runs failovers memory-long memory-bench check clients fuzz bench bench-locks \
-  bench-providers k8s lock clean
+.PHONY: setup run test negative kills kills-runs soak load failovers memory-long memory-bench check clients fuzz bench \
+  bench-locks bench-providers k8s lock clean
 
 setup: .venv/.stamp
 
@@ -59,7 +66,7 @@ test: setup
 	$(BIN)/coverage report --fail-under=$(COVERAGE_MIN)
 
 negative: setup
-	$(BIN)/python -m pytest tests/negative tests/fault/test_two_writers.py -k "control or guard"
+	AGENTRT_FULL=1 $(BIN)/python -m pytest tests/negative tests/fault/test_two_writers.py -k "control or guard"
 
 check: setup
 	$(BIN)/ruff check .
@@ -72,6 +79,17 @@ kills: setup
 
 kills-runs: setup
 	AGENTRT_KILLS_RUNS=10000 $(BIN)/python -m pytest -q tests/fault/test_overload.py -k exactly_once
+
+soak: setup
+	@$(BIN)/python -m loadtest.chaos --minutes $(MINUTES) --seed $(SEED)
+
+load: .venv/load/.stamp
+	$(BIN)/python -m loadtest.load --shape $(SHAPE) --seconds $(DURATION_S) --users $(USERS)
+
+.venv/load/.stamp: .venv/.stamp loadtest/requirements.lock
+	$(PYTHON) -m venv .venv/load
+	.venv/load/bin/pip install --quiet --disable-pip-version-check --require-hashes -r loadtest/requirements.lock
+	@touch $@
 
 clients: setup
 	$(BIN)/python -m tests.clients $(CLIENTS)
@@ -110,6 +128,9 @@ lock: setup
 	$(UV)/bin/uv pip compile --no-config --universal --python-version 3.11 --generate-hashes --extra otel --extra mcp \
 	  --constraint requirements.lock --no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet \
 	  --output-file requirements-image.lock pyproject.toml
+	$(UV)/bin/uv pip compile --no-config --universal --python-version 3.11 --generate-hashes --group load \
+	  --no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet $(UPGRADE) \
+	  --output-file loadtest/requirements.lock
 	rm -rf $(UV)
 
 clean:

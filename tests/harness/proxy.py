@@ -35,6 +35,11 @@ class ByteProxy:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
+    @property
+    def open(self) -> int:
+        """How many connections there are now."""
+        return len(self._tasks)
+
     async def __aenter__(self) -> ByteProxy:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._listen, ssl=self._ssl)
         return self

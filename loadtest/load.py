@@ -1,0 +1,57 @@
+"""`make load`: locust, headless, against a Redis and two pods of its own; the exit status is that of the thresholds."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.harness.pod import Pod
+from tests.harness.redis_server import RedisServer
+
+from loadtest.driver import ROOT
+from loadtest.shapes import SHAPES
+
+
+def main() -> int:
+    """Start, load, stop."""
+    parser = argparse.ArgumentParser(prog="python -m loadtest.load", description=__doc__)
+    parser.add_argument("--locust", default=str(ROOT / ".venv" / "load" / "bin" / "locust"))
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="ramp")
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--users", type=int, default=40)
+    parser.add_argument("--results", type=Path, help="folder for the tables (CSV) and the report (HTML)")
+    args = parser.parse_args()
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="agentrt-load-"))
+        redis = stack.enter_context(RedisServer())
+        env = {"AGENTRT_DEMO_DB": str(Path(folder) / "demo.db"), "AGENTRT_LOG_LEVEL": "warning"}
+        pods = [stack.enter_context(Pod(redis.url, name=f"load-{number}", env=env)) for number in range(2)]
+        command = [
+            args.locust,
+            "--headless",
+            "--only-summary",
+            "--loglevel",
+            "WARNING",
+            "-f",
+            str(ROOT / "loadtest" / "locustfile.py"),
+        ]
+        if args.results:
+            args.results.mkdir(parents=True, exist_ok=True)
+            command += ["--csv", str(args.results / args.shape), "--html", str(args.results / f"{args.shape}.html")]
+        load = {
+            "PYTHONPATH": str(ROOT),
+            "LOAD_HOSTS": ",".join(pod.url for pod in pods),
+            "LOAD_SHAPE": args.shape,
+            "LOAD_SECONDS": str(args.seconds),
+            "LOAD_USERS": str(args.users),
+        }
+        return subprocess.run(command, env={**os.environ, **load}, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
