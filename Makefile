@@ -12,6 +12,7 @@
 # make failovers  every fail-over of Sentinels and of a Cluster, also those that take long
 # make bench  the load test that docs/operations.md reads from
 # make bench-locks  what a named lock costs, next to redis-py's and pottery's
+# make bench-profile  where the CPU time of a turn goes: docs/benchmarks-profile.md
 # make bench-providers  what a model provider's reply costs, next to the bare SDKs
 # make k8s    write anew what comes from helm/agentrt and ops/: k8s/, the chart's table and schema, the dashboards
 # make setup  what all of them rest on: .venv, from requirements.lock
@@ -41,7 +42,7 @@ BIN := .venv/bin
 UV := .venv/uv
 
 .PHONY: setup run test negative kills kills-runs soak load failovers memory-long memory-bench check clients fuzz bench \
-  bench-locks bench-providers k8s lock clean
+  bench-locks bench-profile bench-providers k8s lock clean
 
 setup: .venv/.stamp
 
@@ -111,6 +112,9 @@ bench: setup
 
 bench-locks: setup
 	$(BIN)/python -m loadtest.locks
+
+bench-profile: setup
+	$(BIN)/python -m loadtest.profile > docs/benchmarks-profile.md
 
 bench-providers: setup
 	$(BIN)/python -m loadtest.providers

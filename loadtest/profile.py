@@ -1,0 +1,101 @@
+"""Where the CPU time of a turn goes: a pod under cProfile, by part (`make bench-profile`).
+
+A profiler makes calls dearer than they are, so the shares hold, not the times: many small calls weigh too much.
+"""
+
+from __future__ import annotations
+
+import pstats
+import subprocess
+import tempfile
+from collections import defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tests.harness.pod import Pod
+from tests.harness.redis_server import RedisServer
+
+from loadtest.driver import ROOT, Driver, Slice
+from loadtest.servers import LOAD_CORE, SERVER_CORE, TEXT, AgentrtPod, on_core
+
+_TURNS = 4_000
+_CONNECTIONS = 16
+_PARTS = (
+    ("agentrt/http", "requests: parsing, checks, answers"),
+    ("agentrt/runtime", "runtime: admission, turn, output, response bodies"),
+    ("agentrt/store", "store: units, scripts, the multiplexer, replies"),
+    ("agentrt/models", "the scripted model"),
+    ("agentrt/memory", "the window"),
+    ("agentrt/", "records, telemetry, tracing"),
+    ("orjson", "JSON (orjson)"),
+    ("hiredis", "Redis' protocol (hiredis)"),
+    ("starlette", "Starlette"),
+    ("uvicorn", "uvicorn"),
+    ("prometheus_client", "metrics"),
+    ("asyncio", "asyncio"),
+)
+
+
+class _ProfiledPod(AgentrtPod):
+    """The same pod, started by cProfile."""
+
+    def __init__(self, redis_url: str, out: Path) -> None:
+        self.name = "agentrt"
+        self._pod = Pod(redis_url, name="profile", entry=("-m", "cProfile", "-o", str(out), "-m", "agentrt.cli"))
+        self._pod.start()
+
+    def end(self) -> None:
+        """Let it go, so that it writes what it has seen."""
+        process = self._pod._process
+        assert process is not None
+        process.terminate()
+        process.wait(30)
+
+
+def _part(place: tuple[str, int, str]) -> str:
+    file, _, name = place
+    text = name if file == "~" else file
+    for part, title in _PARTS:
+        if part in text:
+            return title
+    return "built-ins of Python, uvloop, sockets" if file == "~" else "the rest of the standard library"
+
+
+def main() -> None:
+    """Print the table."""
+    with tempfile.TemporaryDirectory() as folder, RedisServer() as redis_server:
+        out = Path(folder) / "profile"
+        with on_core(SERVER_CORE):
+            pod = _ProfiledPod(redis_server.url, out)
+        with on_core(LOAD_CORE):
+            driver = Driver()
+        try:
+            names = pod.prefill(_CONNECTIONS, 100)
+            each = _TURNS // _CONNECTIONS
+            driver.prepare(Slice(pod.port, [[name] for name in names], each, TEXT))
+            driver.go()
+        finally:
+            driver.close()
+            pod.end()
+        spent: dict[str, float] = defaultdict(float)
+        seen = pstats.Stats(str(out)).stats  # type: ignore[attr-defined]
+        for place, (_, _, own, *_) in seen.items():
+            if not (place[0] == "~" and "run_until_complete" in place[2]):  # uvloop's own, and its waiting
+                spent[_part(place)] += own
+    total = sum(spent.values())
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    print("# Where a turn's CPU time goes\n")
+    print(f"Written by `make bench-profile`; {datetime.now(UTC):%Y-%m-%d}, commit `{commit.stdout.strip()}`.")
+    print(f"{_TURNS:,} turns without tools, {_CONNECTIONS} at once, on conversations of 100 items and more. What the")
+    print(
+        "event loop itself takes, and waits, is left out. A profiler makes calls dearer: the shares are what counts.\n"
+    )
+    print("| part | share |\n|---|---|")
+    for title, own in sorted(spent.items(), key=lambda one: -one[1]):
+        print(f"| {title} | {own / total:.1%} |")
+
+
+if __name__ == "__main__":
+    main()
