@@ -88,7 +88,7 @@ def main() -> None:
     )
     print("# Where a turn's CPU time goes\n")
     print(f"Written by `make bench-profile`; {datetime.now(UTC):%Y-%m-%d}, commit `{commit.stdout.strip()}`.")
-    print(f"{_TURNS:,} turns without tools, {_CONNECTIONS} at once, on conversations of 100 items and more. What the")
+    print(f"{_TURNS:,} turns without tools, {_CONNECTIONS} at once, on conversations of 100 items and more. What")
     print(
         "event loop itself takes, and waits, is left out. A profiler makes calls dearer: the shares are what counts.\n"
     )

@@ -62,14 +62,14 @@ def intent(name: str, text: str) -> str:
 def op_tokens(name: str, text: str) -> str:
     """A script that is sent again does its work again."""
     guards = {
-        "plan.lua": "if known[1] then return {'ok', known[2] or '0', known[1]} end",
+        "plan.lua": "if known[1] then",
         "record.lua": "if known[1] then return {'ok', known[2] or '0'} end",
-        "commit.lua": "if by == token then return {'ok', rev} end",
+        "commit.lua": "if by == token then",
         "append.lua": "if s[5] == op then return {'ok', s[4]} end",
         "create.lua": "if s[2] == op then return {'ok', s[3]} end",
         "log.lua": "if state[1] and tonumber(state[1]) >= last then return end",
     }
-    return cut(text, guards[name]) if name in guards else text
+    return cut(text, guards[name], "if false then" if guards[name].endswith("then") else "") if name in guards else text
 
 
 def sweep(name: str, text: str) -> str:
