@@ -15,6 +15,8 @@ import pytest
 
 from tests.harness.dev import Dev
 
+pytestmark = pytest.mark.alone  # it is about time
+
 AGENTS = "tests.harness.agents:agents"
 
 
