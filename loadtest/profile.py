@@ -5,8 +5,11 @@ A profiler makes calls dearer than they are, so the shares hold, not the times: 
 
 from __future__ import annotations
 
+import cProfile
 import pstats
+import signal
 import subprocess
+import sys
 import tempfile
 from collections import defaultdict
 from datetime import UTC, datetime
@@ -15,6 +18,7 @@ from pathlib import Path
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
 
+from agentrt.cli import main as serve
 from loadtest.driver import ROOT, Driver, Slice
 from loadtest.servers import LOAD_CORE, SERVER_CORE, TEXT, AgentrtPod, on_core
 
@@ -41,7 +45,7 @@ class _ProfiledPod(AgentrtPod):
 
     def __init__(self, redis_url: str, out: Path) -> None:
         self.name = "agentrt"
-        self._pod = Pod(redis_url, name="profile", entry=("-m", "cProfile", "-o", str(out), "-m", "agentrt.cli"))
+        self._pod = Pod(redis_url, name="profile", entry=("-m", "loadtest.profile", str(out)))
         self._pod.start()
 
     def end(self) -> None:
@@ -50,6 +54,16 @@ class _ProfiledPod(AgentrtPod):
         assert process is not None
         process.terminate()
         process.wait(30)
+
+
+def _be_the_pod(out: str) -> None:
+    """`agentrt serve` under the profiler, which writes what it has seen when the pod is told to go."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn gives the signal back to whoever had it before
+    profile = cProfile.Profile()
+    try:
+        profile.runcall(serve, standalone_mode=False)
+    finally:
+        profile.dump_stats(out)
 
 
 def _part(place: tuple[str, int, str]) -> str:
@@ -88,7 +102,7 @@ def main() -> None:
     )
     print("# Where a turn's CPU time goes\n")
     print(f"Written by `make bench-profile`; {datetime.now(UTC):%Y-%m-%d}, commit `{commit.stdout.strip()}`.")
-    print(f"{_TURNS:,} turns without tools, {_CONNECTIONS} at once, on conversations of 100 items and more. What")
+    print(f"{_TURNS:,} turns without tools, {_CONNECTIONS} at once, on conversations of 100 items and more. What the")
     print(
         "event loop itself takes, and waits, is left out. A profiler makes calls dearer: the shares are what counts.\n"
     )
@@ -98,4 +112,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:
+        _be_the_pod(sys.argv.pop(1))
+    else:
+        main()
