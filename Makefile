@@ -27,7 +27,7 @@ PORT ?= 8000
 PODS ?= 2
 AGENT ?= agentrt.demo:agents
 COVERAGE_MIN ?= 80
-# Most tests wait for processes, not for a core; those that are about time run alone.
+# Most tests wait for processes, not for a core; those of faults are about time, and run alone.
 WORKERS ?= 3
 PYTEST_ARGS ?=
 UPGRADE ?=
@@ -61,8 +61,8 @@ run: setup
 
 test: setup
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "not alone" -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
-	$(BIN)/coverage run -m pytest -m alone $(PYTEST_ARGS)
+	$(BIN)/coverage run -m pytest --ignore tests/fault -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/coverage run -m pytest tests/fault $(PYTEST_ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=$(COVERAGE_MIN)
 

@@ -15,8 +15,6 @@ from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisCluster
 from tests.harness.runs import TENANT, wait_until
 
-pytestmark = pytest.mark.alone  # it is about time
-
 OURS_S = 5.0
 """From the promotion of a replica to the first turn that needs it; half a second on an idle machine."""
 QUEUE = key_slot(QueueKeys().slot)

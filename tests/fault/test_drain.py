@@ -21,8 +21,6 @@ from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
 from tests.harness.runs import record, status, wait_until
 
-pytestmark = pytest.mark.alone  # it is about time
-
 TARGET = "tests.harness.agents:agents"
 LIBRARIES = "import starlette.applications, uvicorn, redis.asyncio, orjson, pydantic, prometheus_client, uvloop, click"
 

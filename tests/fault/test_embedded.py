@@ -47,8 +47,6 @@ SUPERVISOR = """
 import sys
 from pathlib import Path
 from agentrt.embedded import run_dev
-
-pytestmark = pytest.mark.alone  # it is about time
 data_dir, pod, redis_url = sys.argv[1:]
 sys.exit(run_dev("agentrt.demo:agents", "127.0.0.1", 0, 2, redis_url, Path(data_dir), command=[sys.executable, pod]))
 """

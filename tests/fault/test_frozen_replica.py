@@ -17,8 +17,6 @@ from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
 from tests.harness.runs import effects, keys_of, record, status, wait_until
 
-pytestmark = pytest.mark.alone  # it is about time
-
 WAITING = {"AGENTRT_WAIT_REPLICAS": "1", "AGENTRT_WAIT_TIMEOUT_MS": "200"}
 
 

@@ -23,8 +23,6 @@ from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
 from tests.harness.runs import effects, keys_of, record, status, wait_until
 
-pytestmark = pytest.mark.alone  # it is about time
-
 TARGET = "tests.harness.agents:agents"
 LEASE_MS = 1_000
 ENV = {"AGENTRT_LEASE_MS": str(LEASE_MS)}

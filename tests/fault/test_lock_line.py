@@ -22,8 +22,6 @@ from tests.harness.proxy import ByteProxy
 from tests.harness.redis_server import RedisServer
 from tests.store.stage import locking, until
 
-pytestmark = pytest.mark.alone  # it is about time
-
 NAME = "order:4711"
 KEY = LockKeys("acme", NAME)
 

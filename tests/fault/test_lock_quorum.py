@@ -20,8 +20,6 @@ from tests.harness.proxy import ByteProxy
 from tests.harness.redis_server import RedisServer
 from tests.store.stage import connected, locking, until, without
 
-pytestmark = pytest.mark.alone  # it is about time
-
 NAME = "order:4711"
 KEY = LockKeys("acme", NAME)
 FAR = 5_000_000_000_000_001

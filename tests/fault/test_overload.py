@@ -19,8 +19,6 @@ from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
 from tests.harness.runs import effects, keys_of, record, status, wait_until
 
-pytestmark = pytest.mark.alone  # it is about time
-
 TARGET = "tests.harness.agents:agents"
 LONG = " ".join(["word"] * 60)
 RUNS = int(os.environ.get("AGENTRT_KILLS_RUNS", "500"))

@@ -15,8 +15,6 @@ import pytest
 
 from tests.harness.dev import Dev
 
-pytestmark = pytest.mark.alone  # it is about time
-
 AGENTS = "tests.harness.agents:agents"
 
 

@@ -8,12 +8,9 @@ import time
 from collections.abc import Callable
 
 import httpx2
-import pytest
 
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
-
-pytestmark = pytest.mark.alone  # it is about time
 
 
 def wait_until(condition: Callable[[], bool], bound_s: float) -> float:

@@ -15,8 +15,6 @@ from tests.harness.pod import Pod
 from tests.harness.runs import wait_until
 from tests.harness.sentinels import Watched
 
-pytestmark = pytest.mark.alone  # it is about time
-
 OURS_S = 5.0
 """From the Sentinels' naming a new master to the first turn on it; half a second on an idle machine."""
 

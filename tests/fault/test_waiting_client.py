@@ -12,8 +12,6 @@ import pytest
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
 
-pytestmark = pytest.mark.alone  # it is about time
-
 
 def rows(sink: Path) -> list[str]:
     with sqlite3.connect(sink) as world:
