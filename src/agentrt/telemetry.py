@@ -97,251 +97,211 @@ class _Labelled(Generic[_M]):
         return child
 
 
+class _Maker:
+    """Makes metrics on a registry; those in the plural have labels."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def counter(self, name: str, text: str) -> Counter:
+        return Counter(name, text, registry=self._registry)
+
+    def counters(self, name: str, text: str, *labels: str) -> _Labelled[Counter]:
+        return _Labelled(Counter(name, text, labels, registry=self._registry))
+
+    def gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, registry=self._registry)
+
+    def gauges(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, registry=self._registry)
+
+    def histogram(self, name: str, text: str) -> Histogram:
+        return Histogram(name, text, buckets=_SECONDS, registry=self._registry)
+
+    def histograms(self, name: str, text: str, *labels: str) -> _Labelled[Histogram]:
+        return _Labelled(Histogram(name, text, labels, buckets=_SECONDS, registry=self._registry))
+
+
 class Telemetry:
     """The metrics of one pod, on a registry of their own."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        self.turns = _Labelled(
-            Counter(
-                "agentrt_turns",
-                "Runs that ended on this pod, by agent and status; `lost`, `handed_over`, `postponed` go on elsewhere.",
-                ["agent", "status"],
-                registry=registry,
-            )
+        self.registry = CollectorRegistry()
+        new = _Maker(self.registry)
+        self._of_runs(new)
+        self._of_queue(new)
+        self._of_effects(new)
+        self._of_models(new)
+        self._of_memory(new)
+        self._of_pod(new)
+        self._of_redis(new)
+
+    def _of_runs(self, new: _Maker) -> None:
+        self.turns = new.counters(
+            "agentrt_turns",
+            "Runs that ended on this pod, by agent and status; `lost`, `handed_over`, `postponed` go on elsewhere.",
+            "agent",
+            "status",
         )
-        self.turn_seconds = _Labelled(
-            Histogram(
-                "agentrt_turn_seconds",
-                "Time from the request to the committed turn, by agent.",
-                ["agent"],
-                buckets=_SECONDS,
-                registry=registry,
-            )
+        self.turn_seconds = new.histograms(
+            "agentrt_turn_seconds", "Time from the request to the committed turn, by agent.", "agent"
         )
-        self.begins = _Labelled(
-            Counter(
-                "agentrt_begins",
-                "What became of requests for a turn: owned, queued, joined, waiting, busy, ended, claimed.",
-                ["outcome"],
-                registry=registry,
-            )
+        self.first_token_seconds = new.histograms(
+            "agentrt_first_token_seconds",
+            "Time from the start of a run on this pod to the first piece of its output, by agent.",
+            "agent",
         )
-        self.first_token_seconds = _Labelled(
-            Histogram(
-                "agentrt_first_token_seconds",
-                "Time from the start of a run on this pod to the first piece of its output, by agent.",
-                ["agent"],
-                buckets=_SECONDS,
-                registry=registry,
-            )
+        self.begins = new.counters(
+            "agentrt_begins",
+            "What became of requests for a turn: owned, queued, joined, waiting, busy, ended, claimed.",
+            "outcome",
         )
-        self.claims = _Labelled(
-            Counter(
-                "agentrt_claims",
-                "Runs found without a living owner: claimed, parked, waiting, gone, put_back, given_up.",
-                ["outcome"],
-                registry=registry,
-            )
+        self.claims = new.counters(
+            "agentrt_claims",
+            "Runs found without a living owner: claimed, parked, waiting, gone, put_back, given_up.",
+            "outcome",
         )
-        self.queue_depth = Gauge(
-            "agentrt_queue_depth", "Runs that wait for a pod, in the whole deployment.", registry=registry
+        self.ownership_lost = new.counter(
+            "agentrt_ownership_lost", "Runs that this pod had to stop working on because another pod owned the session."
         )
-        self.queue_oldest_seconds = Gauge(
-            "agentrt_queue_oldest_seconds", "How long the longest of them has waited; 0 for none.", registry=registry
+        self.tokens = new.counters(
+            "agentrt_tokens",
+            "Tokens that the providers reported, by agent and direction: input, cached, output.",
+            "agent",
+            "direction",
         )
-        self.dead_letters = Gauge(
-            "agentrt_dead_letters", "Runs that were given up and that nobody has looked after yet.", registry=registry
+        self.runs_in_flight = new.gauge("agentrt_runs_in_flight", "Runs that this pod is working on now.")
+        self.runs_capacity = new.gauge("agentrt_runs_capacity", "Runs that this pod may work on at once.")
+
+    def _of_queue(self, new: _Maker) -> None:
+        self.queue_depth = new.gauge("agentrt_queue_depth", "Runs that wait for a pod, in the whole deployment.")
+        self.queue_oldest_seconds = new.gauge(
+            "agentrt_queue_oldest_seconds", "How long the longest of them has waited; 0 for none."
         )
-        self.effects = _Labelled(
-            Counter(
-                "agentrt_effects",
-                "Tool calls by tool and outcome: recorded, failed, replayed, in_doubt.",
-                ["tool", "outcome"],
-                registry=registry,
-            )
+        self.dead_letters = new.gauge(
+            "agentrt_dead_letters", "Runs that were given up and that nobody has looked after yet."
         )
-        self.ownership_lost = Counter(
-            "agentrt_ownership_lost",
-            "Runs that this pod had to stop working on because another pod owned the session.",
-            registry=registry,
+
+    def _of_effects(self, new: _Maker) -> None:
+        self.effects = new.counters(
+            "agentrt_effects",
+            "Tool calls by tool and outcome: recorded, failed, replayed, in_doubt.",
+            "tool",
+            "outcome",
         )
-        self.lock_wait_seconds = _Labelled(
-            Histogram(
-                "agentrt_lock_wait_seconds",
-                "Time that calls waited for a named lock, by outcome: held, timeout, cancelled, failed.",
-                ["outcome"],
-                buckets=_SECONDS,
-                registry=registry,
-            )
+        self.effects_in_doubt = new.gauge(
+            "agentrt_effects_in_doubt", "Effects whose outcome is not known, in the whole deployment."
         )
-        self.locks_lost = _Labelled(
-            Counter(
-                "agentrt_locks_lost",
-                "Named locks that this pod lost while it held them, by reason: deadline (not renewed in time), taken "
-                "(Redis says that it is not ours).",
-                ["reason"],
-                registry=registry,
-            )
+        self.effects_in_doubt_oldest_seconds = new.gauge(
+            "agentrt_effects_in_doubt_oldest_seconds", "How long the oldest has been so; 0 for none."
         )
-        self.model_calls = _Labelled(
-            Counter(
-                "agentrt_model_calls",
-                "Calls of models, by model and outcome: ok, rate_limited, unavailable (may pass), refused (will not).",
-                ["model", "outcome"],
-                registry=registry,
-            )
+        self.lock_wait_seconds = new.histograms(
+            "agentrt_lock_wait_seconds",
+            "Time that calls waited for a named lock, by outcome: held, timeout, cancelled, failed.",
+            "outcome",
         )
-        self.model_retries = _Labelled(
-            Counter(
-                "agentrt_model_retries",
-                "Calls of models that repeat a failed one of the same step, by model.",
-                ["model"],
-                registry=registry,
-            )
+        self.locks_lost = new.counters(
+            "agentrt_locks_lost",
+            "Named locks that this pod lost while it held them, by reason: deadline (not renewed in time), taken "
+            "(Redis says that it is not ours).",
+            "reason",
         )
-        self.model_fallbacks = _Labelled(
-            Counter(
-                "agentrt_model_fallbacks",
-                "Replies that came from another model than the agent's first, by agent and model.",
-                ["agent", "model"],
-                registry=registry,
-            )
+
+    def _of_models(self, new: _Maker) -> None:
+        self.model_calls = new.counters(
+            "agentrt_model_calls",
+            "Calls of models, by model and outcome: ok, rate_limited, unavailable (may pass), refused (will not).",
+            "model",
+            "outcome",
         )
-        self.model_tokens = _Labelled(
-            Counter(
-                "agentrt_model_tokens",
-                "Tokens that providers reported, by model and kind: input (all of it), cached and written (parts of "
-                "it), output (all of it), reasoning (a part of it).",
-                ["model", "kind"],
-                registry=registry,
-            )
+        self.model_retries = new.counters(
+            "agentrt_model_retries", "Calls of models that repeat a failed one of the same step, by model.", "model"
         )
-        self.model_cost = _Labelled(
-            Counter(
-                "agentrt_model_cost",
-                "What replies cost by AGENTRT_PRICES_FILE, in its currency, by agent and model; without lost replies.",
-                ["agent", "model"],
-                registry=registry,
-            )
+        self.model_fallbacks = new.counters(
+            "agentrt_model_fallbacks",
+            "Replies that came from another model than the agent's first, by agent and model.",
+            "agent",
+            "model",
         )
-        self._circuit = Gauge(
+        self.model_tokens = new.counters(
+            "agentrt_model_tokens",
+            "Tokens that providers reported, by model and kind: input (all of it), cached and written (parts of "
+            "it), output (all of it), reasoning (a part of it).",
+            "model",
+            "kind",
+        )
+        self.model_cost = new.counters(
+            "agentrt_model_cost",
+            "What replies cost by AGENTRT_PRICES_FILE, in its currency, by agent and model; without lost replies.",
+            "agent",
+            "model",
+        )
+        self._circuit = new.gauges(
             "agentrt_model_circuit",
             "Whether this pod asks the model: 0 closed (yes), 1 half open (one call decides), 2 open (no).",
-            ["model"],
-            registry=registry,
+            "model",
         )
-        self._circuit_opened = Counter(
-            "agentrt_model_circuit_opened",
-            "Times that this pod stopped asking a model for a while.",
-            ["model"],
-            registry=registry,
+        self._circuit_opened = new.counters(
+            "agentrt_model_circuit_opened", "Times that this pod stopped asking a model for a while.", "model"
         )
-        self.tokens = _Labelled(
-            Counter(
-                "agentrt_tokens",
-                "Tokens that the providers reported, by agent and direction: input, cached, output.",
-                ["agent", "direction"],
-                registry=registry,
-            )
+
+    def _of_memory(self, new: _Maker) -> None:
+        self.memory_jobs = new.counters(
+            "agentrt_memory_jobs",
+            "Jobs of the memory, by kind (ingest, user, summary, compact, erase) and outcome: done, again, "
+            "retried, buried, handed_over, put_back, lost.",
+            "kind",
+            "outcome",
         )
-        self.memory_jobs = _Labelled(
-            Counter(
-                "agentrt_memory_jobs",
-                "Jobs of the memory, by kind (ingest, user, summary, compact, erase) and outcome: done, again, "
-                "retried, buried, handed_over, put_back, lost.",
-                ["kind", "outcome"],
-                registry=registry,
-            )
+        self.memory_job_seconds = new.histograms(
+            "agentrt_memory_job_seconds", "Time that a job of the memory took, by kind.", "kind"
         )
-        self.memory_job_seconds = _Labelled(
-            Histogram(
-                "agentrt_memory_job_seconds",
-                "Time that a job of the memory took, by kind.",
-                ["kind"],
-                buckets=_SECONDS,
-                registry=registry,
-            )
+        self.memory_lag_seconds = new.histograms(
+            "agentrt_memory_lag_seconds",
+            "Time from a run until its turns are remembered (`turns`), from then until its facts are in (`facts`).",
+            "what",
         )
-        self.memory_lag_seconds = _Labelled(
-            Histogram(
-                "agentrt_memory_lag_seconds",
-                "Time from a run until its turns are remembered (`turns`), from then until its facts are in (`facts`).",
-                ["what"],
-                buckets=_SECONDS,
-                registry=registry,
-            )
+        self.memory_facts = new.counters(
+            "agentrt_memory_facts",
+            "What was drawn from messages, by what became of it: written, merged, or why it was refused (empty, "
+            "too_long, secret, supposed, not_said), or failed.",
+            "outcome",
         )
-        self.memory_facts = _Labelled(
-            Counter(
-                "agentrt_memory_facts",
-                "What was drawn from messages, by what became of it: written, merged, or why it was refused (empty, "
-                "too_long, secret, supposed, not_said), or failed.",
-                ["outcome"],
-                registry=registry,
-            )
+        self.memory_jobs_late = new.gauge(
+            "agentrt_memory_jobs_late", "Jobs of the memory that are due, in the whole deployment."
         )
-        self.memory_jobs_late = Gauge(
-            "agentrt_memory_jobs_late", "Jobs of the memory that are due, in the whole deployment.", registry=registry
-        )
-        self.memory_jobs_buried = Gauge(
-            "agentrt_memory_jobs_buried", "Jobs of the memory that were given up.", registry=registry
-        )
-        self.runs_in_flight = Gauge(
-            "agentrt_runs_in_flight", "Runs that this pod is working on now.", registry=registry
-        )
-        self.runs_capacity = Gauge(
-            "agentrt_runs_capacity", "Runs that this pod may work on at once.", registry=registry
-        )
-        self.http = _Labelled(
-            Counter(
-                "agentrt_http_requests", "HTTP requests by route and status code.", ["route", "code"], registry=registry
-            )
-        )
-        self.ready = Gauge("agentrt_ready", "1 while this pod is ready to serve, else 0.", registry=registry)
-        self.probe_failures = _Labelled(
-            Counter(
-                "agentrt_redis_probe_failures",
-                "Failed readiness probes of Redis, by reason (a closed set of words).",
-                ["reason"],
-                registry=registry,
-            )
-        )
-        self.effects_in_doubt = Gauge(
-            "agentrt_effects_in_doubt",
-            "Effects whose outcome is not known, in the whole deployment.",
-            registry=registry,
-        )
-        self.effects_in_doubt_oldest_seconds = Gauge(
-            "agentrt_effects_in_doubt_oldest_seconds", "How long the oldest has been so; 0 for none.", registry=registry
-        )
-        self.identity_mismatches = Counter(
+        self.memory_jobs_buried = new.gauge("agentrt_memory_jobs_buried", "Jobs of the memory that were given up.")
+
+    def _of_pod(self, new: _Maker) -> None:
+        self.http = new.counters("agentrt_http_requests", "HTTP requests by route and status code.", "route", "code")
+        self.ready = new.gauge("agentrt_ready", "1 while this pod is ready to serve, else 0.")
+        self.identity_mismatches = new.counter(
             "agentrt_identity_mismatches",
             "Times that stored state was not the one asked for: a defect, and nothing was answered from it.",
-            registry=registry,
         )
-        self.notices_age_seconds = Gauge(
-            "agentrt_notices_age_seconds", "Since this pod's subscription was last heard of.", registry=registry
+        self.notices_age_seconds = new.gauge(
+            "agentrt_notices_age_seconds", "Since this pod's subscription was last heard of."
         )
-        self.probe_seconds = Histogram(
-            "agentrt_redis_probe_seconds",
-            "Time that the readiness probe's write and read took, failures included.",
-            buckets=_SECONDS,
-            registry=registry,
+
+    def _of_redis(self, new: _Maker) -> None:
+        self.probe_failures = new.counters(
+            "agentrt_redis_probe_failures",
+            "Failed readiness probes of Redis, by reason (a closed set of words).",
+            "reason",
         )
-        self.redis_vitals = RedisVitals()
-        registry.register(self.redis_vitals)
-        self.redis_waiting_max = Gauge(
-            "agentrt_redis_waiting_units_max", "Units that may wait; more are refused.", registry=registry
+        self.probe_seconds = new.histogram(
+            "agentrt_redis_probe_seconds", "Time that the readiness probe's write and read took, failures included."
         )
-        self.redis_waiting = Gauge(
-            "agentrt_redis_waiting_units", "Units of Redis commands that wait for a reply now.", registry=registry
+        self.redis_waiting_max = new.gauge("agentrt_redis_waiting_units_max", "Units that may wait; more are refused.")
+        self.redis_waiting = new.gauge(
+            "agentrt_redis_waiting_units", "Units of Redis commands that wait for a reply now."
         )
         self.redis_breaks = _Read("agentrt_redis_connection_breaks", "Times that the state connection broke.")
         self.redis_units = _Read("agentrt_redis_units", "Units of Redis commands that this pod sent.")
         self.redis_writes = _Read("agentrt_redis_writes", "Writes to the state connection, each of one or more units.")
-        for reading in (self.redis_breaks, self.redis_units, self.redis_writes):
-            registry.register(reading)
+        self.redis_vitals = RedisVitals()
+        for reading in (self.redis_breaks, self.redis_units, self.redis_writes, self.redis_vitals):
+            self.registry.register(reading)
 
     def circuit_changed(self, model: str, state: str) -> None:
         """A model's circuit has a new state."""
