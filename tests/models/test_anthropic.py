@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
 
-from agentrt.errors import ModelError
 from agentrt.models.anthropic import AnthropicModel
 from agentrt.models.base import (
     Finished,
-    ModelEvent,
     ModelRequest,
     ReasoningDone,
     RefusalDelta,
@@ -21,12 +17,10 @@ from agentrt.models.base import (
     ToolSpec,
 )
 from agentrt.records import Item, Usage
+from tests.models.asking import KEY, PROMPT, REQUEST, collect, refused
 from tests.models.fake_anthropic import Script, failure, fake_anthropic
-from tests.models.fake_server import FakeServer, Reply, serve
+from tests.models.fake_server import FakeServer, serve
 
-KEY = "sk-ant-very-secret"
-PROMPT = "my private question"
-REQUEST = ModelRequest([Item.of({"type": "message", "role": "user", "content": PROMPT})])
 USAGE = Usage(100, 20, 64, 8, 6)
 
 
@@ -41,18 +35,6 @@ async def model(fake: FakeServer) -> AsyncIterator[AnthropicModel]:
     model = AnthropicModel("claude-test", api_key=KEY, base_url=fake.url, timeout_s=5.0)
     yield model
     await model.aclose()
-
-
-async def collect(model: AnthropicModel, request: ModelRequest = REQUEST) -> list[ModelEvent]:
-    return [event async for event in model.stream(request)]
-
-
-async def refused(model: AnthropicModel) -> ModelError:
-    with pytest.raises(ModelError) as caught:
-        await collect(model)
-    assert KEY not in str(caught.value)
-    assert PROMPT not in str(caught.value)
-    return caught.value
 
 
 async def test_text_and_usage(fake: FakeServer, model: AnthropicModel) -> None:
@@ -210,12 +192,6 @@ async def test_overloaded_says_when(fake: FakeServer, model: AnthropicModel) -> 
     assert (error.code, error.retryable, error.retry_after_s) == ("server_error", True, 3.0)
 
 
-@pytest.mark.parametrize("cut", [True, False])
-async def test_stream_without_end(fake: FakeServer, model: AnthropicModel, cut: bool) -> None:
-    fake.script.append(Reply(Script().text("a").frames, cut=cut))
-    assert (await refused(model)).retryable
-
-
 @pytest.mark.parametrize(
     "data", ["{not json", "5", "[]", "null", '"x"', "{}", '{"type": "content_block_delta", "index": 9}']
 )
@@ -223,63 +199,3 @@ async def test_malformed_event(fake: FakeServer, model: AnthropicModel, data: st
     fake.script.append(Script().malformed(data))
     error = await refused(model)
     assert (error.code, error.retryable) == ("server_error", True)
-
-
-async def test_slow_first_byte_times_out(fake: FakeServer) -> None:
-    fake.script.append(Reply(hold_first=True))
-    model = AnthropicModel("claude-test", api_key=KEY, base_url=fake.url, timeout_s=0.1)
-    error = await refused(model)
-    assert error.retryable
-    assert "timed out" in str(error)
-    await model.aclose()
-
-
-async def test_slow_gap_times_out(fake: FakeServer) -> None:
-    fake.script.append(Reply(Script().text("a").frames, hold_last=True))
-    model = AnthropicModel("claude-test", api_key=KEY, base_url=fake.url, timeout_s=0.1)
-    assert (await refused(model)).retryable
-    await model.aclose()
-
-
-async def test_nobody_listens(fake: FakeServer) -> None:
-    model = AnthropicModel("claude-test", api_key=KEY, base_url="http://127.0.0.1:1")
-    assert (await refused(model)).retryable
-    await model.aclose()
-
-
-async def test_cancellation_closes_the_http_stream(fake: FakeServer, model: AnthropicModel) -> None:
-    fake.script.append(Reply(Script().text("a").frames, hold_last=True))
-    begun = asyncio.Event()
-
-    async def read() -> None:
-        async for _ in model.stream(REQUEST):
-            begun.set()
-
-    task = asyncio.create_task(read())
-    await begun.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    await asyncio.wait_for(fake.disconnected.wait(), 5)
-
-
-async def test_closing_early_closes_the_http_stream(fake: FakeServer, model: AnthropicModel) -> None:
-    fake.script.append(Reply(Script().text("a").frames, hold_last=True))
-    events = model.stream(REQUEST)
-    async with contextlib.aclosing(events):  # type: ignore[type-var]
-        assert await anext(events) == TextDelta("a")
-    await asyncio.wait_for(fake.disconnected.wait(), 5)
-
-
-async def test_connection_is_used_again(fake: FakeServer, model: AnthropicModel) -> None:
-    fake.script += [Script().text("a").stopped("end_turn"), Script().text("b").stopped("end_turn")]
-    await collect(model)
-    await collect(model)
-    assert fake.seen[0].port == fake.seen[1].port
-
-
-async def test_complete_reply_survives_a_cut_after_it(fake: FakeServer, model: AnthropicModel) -> None:
-    reply = Script().text("a").stopped("end_turn")
-    reply.cut = True
-    fake.script.append(reply)
-    assert (await collect(model))[-1] == Finished("stop", USAGE)

@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from agentrt.errors import ModelError
 from agentrt.models.base import (
     Finished,
-    ModelEvent,
     ModelRequest,
     ReasoningDone,
     RefusalDelta,
@@ -21,13 +19,12 @@ from agentrt.models.base import (
 from agentrt.models.chat_wire import messages, parameters
 from agentrt.models.openai import OpenAIChatModel
 from agentrt.records import Item, Usage
+from tests.models.asking import KEY, PROMPT, REQUEST, collect, refused
 from tests.models.fake_chat import Script, fake_chat
 from tests.models.fake_openai import failure
 from tests.models.fake_server import FakeServer, Reply, serve, sse
 
-KEY = "sk-very-secret"
 RUN = "a" * 22
-REQUEST = ModelRequest([Item.of({"type": "message", "role": "user", "content": "my private question"})])
 USAGE = Usage(100, 20, 64, 8)
 
 
@@ -44,23 +41,12 @@ async def model(fake: FakeServer) -> AsyncIterator[OpenAIChatModel]:
     await model.aclose()
 
 
-async def collect(model: OpenAIChatModel, request: ModelRequest = REQUEST) -> list[ModelEvent]:
-    return [event async for event in model.stream(request)]
-
-
-async def refused(model: OpenAIChatModel) -> ModelError:
-    with pytest.raises(ModelError) as caught:
-        await collect(model)
-    assert KEY not in str(caught.value) and "private" not in str(caught.value)
-    return caught.value
-
-
 async def test_text_and_usage(fake: FakeServer, model: OpenAIChatModel) -> None:
     fake.script.append(Script().text("Hel", "lo").finished("stop"))
     assert await collect(model) == [TextDelta("Hel"), TextDelta("lo"), Finished("stop", USAGE)]
     assert fake.seen[0].body == {
         "model": "m",
-        "messages": [{"role": "user", "content": "my private question"}],
+        "messages": [{"role": "user", "content": PROMPT}],
         "stream": True,
         "stream_options": {"include_usage": True},
     }

@@ -20,8 +20,8 @@ from agentrt.models.base import (
     RefusalDelta,
     TextDelta,
     ToolCall,
-    ToolSpec,
 )
+from agentrt.models.choice import chosen, offered
 from agentrt.records import Usage
 
 __all__ = ["PROVIDER", "Reply", "parameters"]
@@ -99,12 +99,6 @@ def _last_cached(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _tools(request: ModelRequest) -> list[dict[str, Any]]:
-    """The tools in the given order; a choice of `allowed_tools`, unknown here, is enforced by leaving others out."""
-    tools: Sequence[ToolSpec] = request.tools
-    choice = request.tool_choice
-    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
-        allowed = {_choice_name(tool) for tool in choice.get("tools", ())}
-        tools = [tool for tool in tools if tool.name in allowed]
     return [
         {
             "name": tool.name,
@@ -112,7 +106,7 @@ def _tools(request: ModelRequest) -> list[dict[str, Any]]:
             "input_schema": tool.parameters,
             **({"strict": True} if tool.strict else {}),
         }
-        for tool in tools
+        for tool in offered(request)
     ]
 
 
@@ -120,17 +114,12 @@ def _tool_choice(request: ModelRequest) -> dict[str, Any]:
     choice = request.tool_choice
     mode = choice if isinstance(choice, str) else choice.get("mode", "auto")
     if isinstance(choice, dict) and choice.get("type") != "allowed_tools":
-        sent = {"type": "tool", "name": _choice_name(choice)}
+        sent = {"type": "tool", "name": chosen(choice)}
     else:
         sent = {"type": {"required": "any", "none": "none"}.get(mode, "auto")}
     if sent["type"] == "none" or request.parallel_tool_calls:
         return sent
     return {**sent, "disable_parallel_tool_use": True}
-
-
-def _choice_name(choice: Mapping[str, Any]) -> Any:
-    nested = choice.get("function")
-    return nested.get("name") if isinstance(nested, Mapping) else choice.get("name")
 
 
 def _thinking(

@@ -22,8 +22,8 @@ from agentrt.models.base import (
     RefusalDelta,
     TextDelta,
     ToolCall,
-    ToolSpec,
 )
+from agentrt.models.choice import chosen, offered
 from agentrt.models.conversation import Call, Step, conversation, unanswered
 from agentrt.records import Item, Usage
 
@@ -140,12 +140,6 @@ def _shown(part: Mapping[str, Any], kind: str) -> dict[str, Any] | None:
 
 
 def _tools(request: ModelRequest) -> list[dict[str, Any]]:
-    """The tools in the given order; `allowed_tools` is enforced by leaving others out."""
-    tools: Sequence[ToolSpec] = request.tools
-    choice = request.tool_choice
-    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
-        allowed = {_choice_name(tool) for tool in choice.get("tools", ())}
-        tools = [tool for tool in tools if tool.name in allowed]
     return [
         {
             "type": "function",
@@ -156,7 +150,7 @@ def _tools(request: ModelRequest) -> list[dict[str, Any]]:
                 **({"strict": True} if tool.strict else {}),
             },
         }
-        for tool in tools
+        for tool in offered(request)
     ]
 
 
@@ -165,12 +159,7 @@ def _tool_choice(choice: str | dict[str, Any]) -> str | dict[str, Any]:
         return choice
     if choice.get("type") == "allowed_tools":
         return str(choice.get("mode", "auto"))
-    return {"type": "function", "function": {"name": _choice_name(choice)}}
-
-
-def _choice_name(choice: Mapping[str, Any]) -> Any:
-    nested = choice.get("function")
-    return nested.get("name") if isinstance(nested, Mapping) else choice.get("name")
+    return {"type": "function", "function": {"name": chosen(choice)}}
 
 
 def _format(text_format: Mapping[str, Any]) -> dict[str, Any]:
