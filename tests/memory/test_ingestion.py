@@ -43,6 +43,9 @@ async def test_nonsense_goes_to_the_dead_letters_and_comes_back_when_asked(redis
         await idle(runtime)
         assert await states(runtime) == {("name", "Kim", "+"): "active"}
         (letter,) = await runtime.services.jobs.buried()
+        await runtime.turn("a", "Something else.", user="u1")  # and all is well with it
+        await idle(runtime)
+        assert [one.name for one in await runtime.services.jobs.buried()] == [letter.name]
         assert letter.name == "user/dev/u1/a"
         assert "not a list of facts" in letter.reason
         assert tongue.asked.count(SAID) == 3

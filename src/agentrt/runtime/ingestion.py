@@ -168,11 +168,14 @@ class Ingestion:
                 await self._services.jobs.enter(tenant, compact_job(user, agent_name))
         if memory.embedder is not None:
             await self._embed_newest(user, memory)
-        if failing:
-            reasons = [one for one in (await self._services.users.pending(user))[1] if one.tries]
-            if all(one.tries >= TRIES_MAX for one in reasons):
-                raise Again(f"no facts from {len(reasons)} items: {reasons[0].reason}" if reasons else "", buries=True)
-            raise Again("items without facts so far", backoff_s(max(one.tries for one in reasons)))
+        # Also those that earlier jobs have given up: a job that ends well takes its dead letter away.
+        failed = [one for one in pending if one.tries]
+        if failed and all(one.tries >= TRIES_MAX for one in failed):
+            raise Again(f"no facts from {len(failed)} items: {failed[0].reason}", buries=True)
+        if failed:
+            raise Again(
+                "items without facts so far", backoff_s(max(one.tries for one in failed if one.tries < TRIES_MAX))
+            )
 
     async def _draw(self, user: UserKeys, gen: str, agent: Agent, memory: Memory, batch: Sequence[Pending]) -> int:
         """Draw the facts of some items and write them at once; returns how many items failed."""
