@@ -20,7 +20,8 @@ import click
 import uvicorn
 
 from agentrt.agent import Agent
-from agentrt.app import Deps, PodApp, create_app
+from agentrt.app import PodApp, create_app
+from agentrt.assembly import Deps
 from agentrt.commands.doctor import doctor
 from agentrt.commands.effects import effects
 from agentrt.commands.keys import keys

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from agentrt.agent import Agent
-from agentrt.app import Deps, build
+from agentrt.assembly import Blueprint, Deps, build
 from agentrt.http.auth import Keys
 from agentrt.http.surface import Surface
 from agentrt.models.base import ModelEvent, ModelRequest
@@ -33,6 +33,7 @@ class Runtime:
         self.surface = surface
         self.services = surface.services
         self.admission = surface.admission
+        self.following = surface.following
 
     @property
     def writes(self) -> int:
@@ -82,15 +83,9 @@ async def running(
     """A runtime whose models `test:<name>` answer by the given functions."""
     given = {f"test:{name}": ScriptedModel(name, answer) for name, answer in (answers or {}).items()}
     async with AsyncExitStack() as stack:
-        surface = await build(
-            stack,
-            Settings(redis_url=redis_url, pod=pod, **settings),
-            {agent.name: agent for agent in agents},
-            Keys(None, ""),
-            Telemetry(),
-            given,
-            deps,
-        )
+        of = {agent.name: agent for agent in agents}
+        config = Settings(redis_url=redis_url, pod=pod, **settings)
+        surface = await build(stack, Blueprint(config, of, Keys(None, ""), Telemetry(), given, deps))
         yield Runtime(surface)
 
 

@@ -45,14 +45,14 @@ async def busy(runtime: Runtime, text: str, kind: str) -> Any:
     """Begin a run and return its message once its log has an event of that kind."""
     want = runtime.begin("a", text)
     runtime.admission.run_in_background(await runtime.enter(want), lambda _: None)
-    async for batch in runtime.admission.frames(Place(want.session, want.run)):
+    async for batch in runtime.following.frames(Place(want.session, want.run)):
         if any(name == kind for _, name, _ in batch):
             return want
     raise AssertionError(kind)
 
 
 async def ending(runtime: Runtime, want: Any) -> dict[str, Any]:
-    state = await runtime.admission.result(Place(want.session, want.run))
+    state = await runtime.following.result(Place(want.session, want.run))
     assert state is not None
     return dict(orjson.loads(state.result))
 

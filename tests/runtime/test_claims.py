@@ -127,7 +127,7 @@ async def test_a_full_pod_leaves_what_it_finds_to_others(redis_url: str, outside
         full.surface.runs.expected += 1
         place = await full.surface.admission.enter(full.begin("h", "go", session=want.session))
         assert place.owned is None
-        following = asyncio.create_task(full.admission.result(place))
+        following = asyncio.create_task(full.following.result(place))
         await until(lambda: outside.zcard(KEYS.ready) == 1)
         async with running(redis_url, [HANGING], agents, pod="free"):
             state = await asyncio.wait_for(following, 5)
@@ -165,7 +165,7 @@ async def test_replies_lost_at_random(redis_server: RedisServer, redis_url: str,
             place = await runtime.enter(want)
             if place.owned is not None:
                 await runtime.admission.run(place)
-            state = await runtime.admission.result(place)
+            state = await runtime.following.result(place)
             assert state is not None and state.status == "completed"
 
         for start in range(0, 60, 6):

@@ -124,7 +124,7 @@ async def test_block(redis_server: RedisServer, redis_url: str, body: Body) -> N
         begin = continuation(doubted)
         assert begin is not None
         runtime.admission.bring(begin)
-        while (state := await runtime.admission.result(Place(begin.session, begin.run))) is None:
+        while (state := await runtime.following.result(Place(begin.session, begin.run))) is None:
             await asyncio.sleep(0.01)
         text = orjson.loads(state.result)["output"][-1]["content"][0]["text"]
         assert text == "The outcome of the earlier call pay({}) is known now: it did not take effect."

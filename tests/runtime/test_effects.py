@@ -119,7 +119,7 @@ async def test_a_call_that_takes_longer_than_its_lock_and_lease(redis_url: str) 
     ):
         want = a.begin("a", "go", by_key=True)
         task = a.admission.run_in_background(await a.enter(want))
-        state = await b.admission.result(Place(want.session, want.run))
+        state = await b.following.result(Place(want.session, want.run))
         assert state is not None
         assert orjson.loads(state.result)["output"][-1]["content"][0]["text"] == "done"
         assert await task is not None, "the pod that began it ended it"

@@ -50,7 +50,7 @@ async def abandoned(runtime: Runtime) -> Place:
 async def test_the_result_of_an_abandoned_place(redis_url: str) -> None:
     async with running(redis_url, [ECHO, SLOW], {"slow": slow}, wait_ms=1000) as runtime:
         place = await abandoned(runtime)
-        state = await asyncio.wait_for(runtime.admission.result(place), 15)
+        state = await asyncio.wait_for(runtime.following.result(place), 15)
         assert state is not None
         assert state.status == "completed"
 
@@ -64,7 +64,7 @@ async def test_the_events_of_an_abandoned_place(redis_url: str) -> None:
 
 
 class Stopping:
-    """An admission whose run stops here after two events, while the client is still busy with the first."""
+    """A pod whose run stops here after two events, while the client is still busy with the first."""
 
     def run_in_background(self, place: Place, listen: Listener) -> asyncio.Task[None]:
         async def work() -> None:
@@ -81,7 +81,7 @@ class Stopping:
 async def test_a_run_that_stops_while_its_client_reads_slowly() -> None:
     """Nothing is missed when the last events and the end of the task come in one go."""
     place = Place(SessionKeys("dev", new_id()), new_id(), cast(Any, SimpleNamespace(record=None)))
-    events = answers.live(cast(Surface, SimpleNamespace(admission=Stopping())), place)
+    events = answers.live(cast(Surface, SimpleNamespace(admission=Stopping(), following=Stopping())), place)
     assert inspect.isasyncgen(events)
     numbers = []
     async with asyncio.timeout(5):
@@ -99,7 +99,7 @@ async def test_a_log_that_has_expired(redis_url: str, redis_server: RedisServer)
         with redis_server.client() as client:
             assert client.delete(want.session.run(want.run).events) == 1
         place = Place(want.session, want.run)
-        frames = [frame async for batch in runtime.admission.frames(place) for _, _, frame in batch]
+        frames = [frame async for batch in runtime.following.frames(place) for _, _, frame in batch]
         assert orjson.loads(frames[-1])["response"]["output"][0]["content"][0]["text"] == "echo: hi"
 
 

@@ -95,7 +95,7 @@ async def take_over(b: Runtime, server: RedisServer, want: Any) -> dict[str, Any
     run_out(server)
     place = await b.enter(want)
     assert place.owned is None, "the run was there already"
-    state = await b.admission.result(place)
+    state = await b.following.result(place)
     assert state is not None and state.result
     return dict(orjson.loads(state.result))
 
@@ -172,7 +172,7 @@ async def test_a_recorded_call_is_replayed(redis_server: RedisServer, redis_url:
 async def item_events(runtime: Runtime, want: Begin) -> list[tuple[str, int]]:
     """Which items the run's log opened and closed, by output index."""
     told = []
-    async for batch in runtime.admission.frames(Place(want.session, want.run)):
+    async for batch in runtime.following.frames(Place(want.session, want.run)):
         for _, kind, frame in batch:
             if kind in {"response.output_item.added", "response.output_item.done"}:
                 told.append((kind, orjson.loads(frame)["output_index"]))
@@ -248,7 +248,7 @@ async def test_a_stream_goes_on_after_its_pod_died(redis_server: RedisServer, re
         await end(dying)
         run_out(redis_server)
         last = seen[-1][0]
-        async for batch in b.admission.frames(Place(want.session, want.run), last):
+        async for batch in b.following.frames(Place(want.session, want.run), last):
             seen += batch
     numbers = [number for number, _, _ in seen]
     assert numbers == sorted(set(numbers))
@@ -284,5 +284,5 @@ async def test_a_silent_pod_is_displaced_before_its_lease_runs_out(redis_url: st
         place = await b.enter(b.begin("a", "go", by_key=True, session=want.session, run=want.run))
         assert place == Place(place.session, want.run)
         async with asyncio.timeout(5):
-            state = await b.admission.result(place)
+            state = await b.following.result(place)
     assert state is not None and state.status == "completed"

@@ -88,7 +88,7 @@ async def test_in_a_busy_session(redis_url: str, body: Body) -> None:
         _, last = await runtime.turn("e", "hello", session=want.session)
         assert last.status == "completed"
         numbers = [
-            number async for batch in runtime.admission.frames(Place(want.session, want.run)) for number, _, _ in batch
+            number async for batch in runtime.following.frames(Place(want.session, want.run)) for number, _, _ in batch
         ]
         assert numbers == sorted(set(numbers))
 

@@ -64,7 +64,7 @@ async def steered(runtime: Runtime, first: Any, text: str, **changes: Any) -> Pl
 
 
 async def ending(runtime: Runtime, place: Place) -> dict[str, Any]:
-    state = await runtime.admission.result(place)
+    state = await runtime.following.result(place)
     assert state is not None
     return dict(orjson.loads(state.result))
 
@@ -133,7 +133,7 @@ async def test_during_the_final_reply(redis_url: str, noticed: bool) -> None:
         assert texts(body) == ["heard hello", "heard hello+one more"]
         numbers = []
         kinds = []
-        async for batch in runtime.admission.frames(place):
+        async for batch in runtime.following.frames(place):
             numbers += [number for number, _, _ in batch]
             kinds += [kind for _, kind, _ in batch]
         assert numbers == list(range(len(numbers)))

@@ -13,7 +13,7 @@ import httpx2
 import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
-from agentrt.app import store_config
+from agentrt.assembly import store_config
 from agentrt.errors import AgentrtError
 from agentrt.runtime.doctor import Doctor
 from agentrt.runtime.findings import Finding, Verdict, worst

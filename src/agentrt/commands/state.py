@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from agentrt.app import store_config
+from agentrt.assembly import store_config
 from agentrt.errors import StoreUnavailable
 from agentrt.settings import Settings
 from agentrt.store.connection import Redis, RedisOptions

@@ -27,7 +27,7 @@ async def final(to: Surface, place: Place) -> bytes | None:
         end = await to.admission.run(place)
         if end is not None:
             return _checked(end)
-    state = await to.admission.result(place)
+    state = await to.following.result(place)
     if state is None or state.status not in TERMINAL:
         return None
     return _checked(TurnEnd(state.status, state.result, state.retry))
@@ -67,5 +67,5 @@ async def live(to: Surface, place: Place) -> AsyncGenerator[list[Frame], None]:
                 break  # another pod took the run, or Redis is away: the log goes on where this pod stopped
     elif place.owned is not None:
         to.admission.run_in_background(place)
-    async for batch in to.admission.frames(place, last):
+    async for batch in to.following.frames(place, last):
         yield batch

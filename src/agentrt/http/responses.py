@@ -96,7 +96,7 @@ async def retrieve(request: HttpRequest) -> ASGIApp:
     after = _cursor(request)
     session, run, stored = await _stored(to, request)
     if request.query_params.get("stream") == "true":
-        return EventStream(to.admission.frames(Place(session, run), after), to.runs.gone)
+        return EventStream(to.following.frames(Place(session, run), after), to.runs.gone)
     return json_response(_body(session, run, stored))
 
 
@@ -133,7 +133,7 @@ async def cancel(request: HttpRequest) -> ASGIApp:
         return json_response(result)
     try:
         async with asyncio.timeout(_CANCEL_S):
-            await to.admission.result(Place(session, run))
+            await to.following.result(Place(session, run))
     except TimeoutError:
         pass  # a tool is under way: it is not torn down, the run ends when it does
     now = await to.services.conversations.run(session, run)

@@ -16,6 +16,7 @@ from agentrt.http.errors import invalid
 from agentrt.runtime.admission import Admission
 from agentrt.runtime.compaction import Compaction
 from agentrt.runtime.erasure import Erasure
+from agentrt.runtime.following import Following
 from agentrt.runtime.people import People
 from agentrt.runtime.readiness import Readiness
 from agentrt.runtime.runs import Runs
@@ -36,6 +37,7 @@ class Surface:
     keys: Keys
     bounds: Bounds
     admission: Admission
+    following: Following
     runs: Runs
     worker: Worker
     services: Services

@@ -1,7 +1,7 @@
 """From a message to its run: own the session, join the run that the message already is, or wait in line for it.
 
-A message that finds no free slot is begun all the same and left to the queue; its client follows it from here. Whoever
-waits or follows also looks after the owner it depends on.
+A message that finds no free slot is begun all the same and left to the queue; its client follows it (`following`).
+Whoever waits also looks after the owner it depends on.
 """
 
 from __future__ import annotations
@@ -9,29 +9,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
 
 import orjson
 
 from agentrt.errors import AgentrtError, NotAcknowledged, StoreUnavailable
-from agentrt.records import TERMINAL, Request
+from agentrt.records import Request
 from agentrt.runtime import response
 from agentrt.runtime.allowance import QuotaExceeded, Ticket
 from agentrt.runtime.claims import Claims
-from agentrt.runtime.log import Frame
 from agentrt.runtime.runs import Place, Runs
 from agentrt.runtime.services import Services
 from agentrt.store.begin import Begin, Blocked, Busy, Conflict, Ended, Fork, Joined, Missing, Steered, Waiting
-from agentrt.store.events import RunState
 from agentrt.store.keys import SessionKeys, lease_member, new_id
+from agentrt.store.notices import heard
 from agentrt.store.ownership import Owned
 from agentrt.store.queue import Urgency
 from agentrt.store.sessions import Commit
 from agentrt.store.users import Greeting, Head
 
 __all__ = [
+    "FIRST_LOOK_S",
+    "POLL_S",
     "Admission",
     "InDoubt",
     "Leaving",
@@ -45,9 +45,9 @@ __all__ = [
 
 log = logging.getLogger("agentrt.admission")
 
-_POLL_S = 1.0
+POLL_S = 1.0
 """The poll behind every wait; notices make it faster, never more right."""
-_FIRST_LOOK_S = 0.1
+FIRST_LOOK_S = 0.1
 """The first look at an owner comes soon: a client whose pod was killed is back within a second."""
 _RETRY_AFTER_S = 5
 _ENDING = {"interrupt": "1", "rollback": "rollback"}
@@ -98,7 +98,7 @@ class Leaving(AgentrtError):
 
 
 class Admission:
-    """Admits messages, and shows runs to those who follow them; `queue_limit` bounds what may wait for a pod."""
+    """Admits messages; `queue_limit` bounds what may wait for a pod."""
 
     def __init__(self, services: Services, runs: Runs, claims: Claims, queue_limit: int) -> None:
         self._services = services
@@ -174,7 +174,7 @@ class Admission:
         owner. Ended as a failure that passes, the message is free to come again at once.
         """
         identifier = response.response_id(want.session.id, want.run)
-        error = response.error_body("server_error", "The queue was not reachable.")
+        error = response.error_body("server_error", "Redis was not reachable.")
         result = orjson.dumps(response.body(Request.decode(want.request), identifier, "failed", error=error))
         try:
             await self._close(owned, Commit("failed", result, (), retry=True, planned=False, alone=want.alone))
@@ -278,7 +278,7 @@ class Admission:
         services = self._services
         give_up = time.monotonic() + services.config.wait_ms / 1000
         notice = services.notices.subscribe(want.run)
-        pause_s, interrupted = _FIRST_LOOK_S, ""
+        pause_s, interrupted = FIRST_LOOK_S, ""
         self._runs.hold(member)
         try:
             while True:
@@ -299,8 +299,8 @@ class Admission:
                     if leaving:
                         raise Leaving("this pod goes away")
                     raise Locked(outcome.live.run)
-                await _heard(notice, min(pause_s, left_s))
-                pause_s = _POLL_S
+                await heard(notice, min(pause_s, left_s))
+                pause_s = POLL_S
         except (Locked, Leaving):
             services.leases.end(member)
             raise
@@ -315,24 +315,29 @@ class Admission:
         """A client in line has gone: its place is kept for its return. The lease ends when the place is known not to be
         granted; else it runs out, and whoever finds that goes on with the run.
         """
-        if not await self._services.sessions.leave(want.session, want.run, want.token, _KEEP_PLACE_MS):
+        try:
+            granted = await self._services.sessions.leave(want.session, want.run, want.token, _KEEP_PLACE_MS)
+        except StoreUnavailable as error:
+            log.info("run %s keeps its place in line: %s", want.run, error)
+            return
+        if not granted:
             self._services.leases.end(member)
 
     def bring(self, message: Begin) -> None:
         """Begin a message that no client waits for, and work on it."""
         self._runs.spawn(self._bring(message))
 
-    async def _bring(self, message: Begin) -> None:
-        place = await self._entered(message)
-        if place.owned is not None:
-            self.run_in_background(place)
+    async def go_on(self, message: Begin, run: str) -> None:
+        """Work on a message that somebody else had brought here first, in the line or at work, and left as this run."""
+        await self._bring(replace(message, run=run, by_key=True, token=new_id()))
 
-    async def _entered(self, message: Begin) -> Place:
-        """As `enter`, with the work at hand."""
+    async def _bring(self, message: Begin) -> None:
         place = await self.enter(message)
-        if place.owned is not None and place.owned.record is None:
+        if place.owned is None:
+            return
+        if place.owned.record is None:
             place.request, place.inputs = Request.decode(message.request), orjson.loads(message.input)
-        return place
+        self.run_in_background(place)
 
     async def _interrupt(self, session: SessionKeys, run: str, mode: str) -> None:
         """Ask the owner of the live run to end it: what it has said and done so far stays, unless it can go."""
@@ -343,71 +348,6 @@ class Admission:
             ended = response.body(Request.decode(stored.request), identifier, "cancelled")
             await conversations.cancel(session, run, orjson.dumps(ended), mode)
 
-    # --- following ------------------------------------------------------------------------------------------------
-
-    async def result(self, place: Place) -> RunState | None:
-        """Wait until a run has ended. None where there is no such run. Raises `Leaving` when this pod goes first."""
-        last = None
-        async for state, _ in self._states(place, -1):
-            last = state
-        if last is not None and last.status not in TERMINAL and self._runs.gone.is_set():
-            raise Leaving("this pod goes away; the run goes on elsewhere")
-        return last
-
-    async def frames(self, place: Place, after: int = -1) -> AsyncGenerator[list[Frame], None]:
-        """The events of a run numbered above `after`, in batches, until its end, or until this pod goes away."""
-        async for state, logged in self._states(place, after):
-            ended = state.status in TERMINAL
-            if ended and (state.log < 0 or (after < 0 and not logged)):  # never logged, or the log has expired
-                logged = list(response.replay(state.result))  # noqa: PLW2901
-            batch: list[Frame] = []
-            for position, frame in enumerate(logged):
-                event = orjson.loads(frame)
-                if event["sequence_number"] <= after:
-                    continue
-                last = ended and position == len(logged) - 1
-                kind = event["type"]
-                if kind in response.TERMINAL_EVENTS and not last:
-                    continue  # the end of an attempt that was resumed
-                after = event["sequence_number"]
-                batch.append((after, kind, frame))
-            if batch:
-                yield batch
-
-    async def _states(self, place: Place, after: int) -> AsyncGenerator[tuple[RunState, list[bytes]], None]:
-        """What is new of a run, again and again until it has ended; looks after its owner meanwhile."""
-        services, session, run = self._services, place.session, place.run
-        notice = services.notices.subscribe(run)
-        nowhere, pause_s = 0, _FIRST_LOOK_S
-        try:
-            while True:
-                state, logged = await services.events.read(session, run, after)
-                if state is None:
-                    return
-                yield state, logged
-                if state.status in TERMINAL or self._runs.gone.is_set():
-                    return
-                after = max(after, state.log)
-                # Neither live nor in line, twice: whoever waited with it went away before its turn came.
-                live = state.live
-                nowhere = nowhere + 1 if (live is None or live.run != run) and not state.in_line else 0
-                if nowhere > 1:
-                    if place.message is None:
-                        return
-                    await self._take_over(place.message, run)
-                    nowhere = 0
-                if not await _heard(notice, pause_s) and live is not None:
-                    await self._claims.look_after(session, live)
-                pause_s = _POLL_S
-        finally:
-            services.notices.unsubscribe(run, notice)
-
-    async def _take_over(self, message: Begin, run: str) -> None:
-        """Go on with a message that somebody else had brought here first, in the line or at work."""
-        place = await self._entered(replace(message, run=run, by_key=True, token=new_id()))
-        if place.owned is not None:
-            self.run_in_background(place)
-
     def _count(self, outcome: str) -> None:
         self._services.telemetry.begins.labels(outcome).inc()
 
@@ -415,17 +355,6 @@ class Admission:
 def _run_of(outcome: Owned | Waiting) -> str:
     """The run that a begin is about."""
     return outcome.run.id if isinstance(outcome, Owned) else outcome.run
-
-
-async def _heard(notice: asyncio.Event, timeout_s: float) -> bool:
-    """Wait for a notice, or for the poll's time."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            await notice.wait()
-    except TimeoutError:
-        return False
-    notice.clear()
-    return True
 
 
 async def _head(greeting: Greeting | None) -> Head | None:

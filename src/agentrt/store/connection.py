@@ -115,7 +115,7 @@ class Redis:
     """The state Redis of this deployment."""
 
     def __init__(self, options: RedisOptions) -> None:
-        self._options = options
+        self.options = options
         self.scripts = load_all()
         self.stats = Stats()
         self._nodes = open_nodes(options, self._loads(), self.stats, self._reconnected)
@@ -124,7 +124,7 @@ class Redis:
 
     async def start(self) -> None:
         """Begin to connect and wait a moment; a Redis that is not there yet is no reason not to start."""
-        await self._nodes.start(self._options.connect_timeout_s)
+        await self._nodes.start(self.options.connect_timeout_s)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -171,7 +171,7 @@ class Redis:
         return self._nodes.line(unit.slot, self._waits(unit)).submit(unit.data, unit.count)
 
     def _waits(self, unit: Unit) -> bool:
-        return unit.acknowledged and self._options.wait_replicas > 0
+        return unit.acknowledged and self.options.wait_replicas > 0
 
     async def finish(self, unit: Unit, sent: asyncio.Future[list[Any]] | StoreUnavailable) -> list[Any]:
         """The replies of a unit that was sent; see `execute`."""
@@ -188,7 +188,7 @@ class Redis:
         return self._counted(unit, replies, acknowledged)
 
     def _counted(self, unit: Unit, replies: list[Any], acknowledged: int) -> list[Any]:
-        if self._waits(unit) and acknowledged < self._options.wait_replicas:
+        if self._waits(unit) and acknowledged < self.options.wait_replicas:
             raise NotAcknowledged(replies)
         return replies
 
@@ -216,7 +216,7 @@ class Redis:
 
     async def _again(self, unit: Unit, problem: StoreUnavailable | RedisReplyError) -> list[Any]:
         """Send the whole unit again until it is answered or the budget is used up."""
-        deadline = time.monotonic() + self._options.resend_budget_s
+        deadline = time.monotonic() + self.options.resend_budget_s
         delay_s, detours = 0.005, 0
         unknown = isinstance(problem, OutcomeUnknown)
         while True:

@@ -8,7 +8,7 @@ import logging
 from agentrt.errors import LockTimeout, StoreError
 from agentrt.store.connection import Redis, Unit
 from agentrt.store.keys import LockKeys
-from agentrt.store.notices import Notices
+from agentrt.store.notices import Notices, heard
 from agentrt.store.tenure import LockConfig, Tenure
 from agentrt.tasks import Errands
 
@@ -61,7 +61,6 @@ class Line:
         woken = self._notices.subscribe(token)
         try:
             while True:
-                woken.clear()
                 asked_ms = clock_ms()
                 reply = (await self._redis.execute(unit))[0]
                 if reply[0] != b"waiting":
@@ -71,11 +70,7 @@ class Line:
                     raise LockTimeout("the lock was not free in time")
                 place, holder_ms = int(reply[1]), int(reply[2])
                 pause_ms = min(left_ms, _POLL_MS, holder_ms + 1 + (place - 1) * _STAGGER_MS)
-                try:
-                    async with asyncio.timeout(pause_ms / 1000):
-                        await woken.wait()
-                except TimeoutError:
-                    pass
+                await heard(woken, pause_ms / 1000)
         finally:
             self._notices.unsubscribe(token, woken)
 

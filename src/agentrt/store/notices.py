@@ -19,7 +19,7 @@ from agentrt.store.keys import QueueKeys, pod_channel, users_channel
 from agentrt.store.scripts import pack
 from agentrt.tasks import end
 
-__all__ = ["Notices"]
+__all__ = ["Notices", "heard"]
 
 log = logging.getLogger("agentrt.notices")
 
@@ -191,3 +191,14 @@ class _Ear(asyncio.Protocol):
         self.closed.set()
         if self.previous is not None:  # redis-py's own protocol waits for this to close its writer
             self.previous.connection_lost(exc)
+
+
+async def heard(notice: asyncio.Event, timeout_s: float) -> bool:
+    """Wait for a notice that `subscribe` gave, or for the time of the poll behind it; whether it came."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await notice.wait()
+    except TimeoutError:
+        return False
+    notice.clear()
+    return True
