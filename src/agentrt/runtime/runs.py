@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -58,6 +59,16 @@ class Place:
     """The message became this run by now: here, or in the queue."""
     message: Begin | None = field(default=None, compare=False)
     """The message, for a run that it follows: it goes on with the run itself should whoever waits with it give up."""
+
+
+@dataclass(slots=True)
+class _Shift:
+    """What is counted of one pod's work on a run; `tokens`: what it knows that it cost."""
+
+    started: float
+    agent: str = ""
+    status: str = "lost"
+    tokens: int | None = None
 
 
 class Runs:
@@ -114,55 +125,61 @@ class Runs:
         owned = place.owned
         task = asyncio.current_task()
         assert owned is not None and task is not None
+        with self._shift(owned, task) as shift:
+            try:
+                return await self._work(place, owned, shift, listener)
+            except OwnershipLost as error:
+                log.info("stopped: %s", error)
+                self._services.telemetry.ownership_lost.inc()
+            except NotAcknowledged as error:
+                shift.status = "postponed"
+                await self._postpone(owned, error)
+            except asyncio.CancelledError:
+                if not self._leaving:
+                    raise
+                task.uncancel()
+                shift.status = "handed_over"
+                await self._put_back(owned)
+        return None
+
+    async def _work(self, place: Place, owned: Owned, shift: _Shift, listener: Listener | None) -> TurnEnd | None:
         services, member = self._services, owned.lease
+        request, inputs = _message(place)
+        agent = self._agents.get(request.agent)
+        if agent is None or self._leaving:
+            shift.status = "handed_over"
+            await self._put_back(owned, request.agent)
+            return None
+        shift.agent = agent.name
+        turn = Turn(services, agent, owned, request, inputs, listener)
+        self._heartbeat.hold(member, lambda: self._check_lease(owned, turn))
+        ended = await self._traced(turn, owned, request, agent)
+        shift.status, shift.tokens = ended.status, ended.tokens
+        if turn.first_token_at is not None:
+            services.telemetry.first_token_seconds.labels(agent.name).observe(turn.first_token_at - shift.started)
+        if turn.jobs:
+            services.jobs.finish(owned.session.tenant, turn.jobs, member)
+            self.on_jobs()
+        else:
+            services.leases.end(member)
+        return ended
+
+    @contextmanager
+    def _shift(self, owned: Owned, task: asyncio.Task[Any]) -> Iterator[_Shift]:
+        """What holds while this pod works on a run: a slot, its notices, its place in the quota; counted at the end."""
+        services, where = self._services, (owned.session.tenant, owned.session.id, owned.run.id)
         self._in_flight += 1
         self._at_work[task] = owned
         self._listen_for(owned)
         logged = RUN.set(owned.run.id)
-        started = time.perf_counter()
-        agent_name, status = "", "lost"
-        tokens: int | None = None
-        where = (owned.session.tenant, owned.session.id, owned.run.id)
         services.allowance.work(*where, again=owned.record is not None)
+        shift = _Shift(time.perf_counter())
         try:
-            request, inputs = _work(place)
-            agent = self._agents.get(request.agent)
-            if agent is None or self._leaving:
-                status = "handed_over"
-                await self._put_back(owned, request.agent)
-                return None
-            agent_name = agent.name
-            turn = Turn(services, agent, owned, request, inputs, listener)
-            self._heartbeat.hold(member, lambda: self._check_lease(owned, turn))
-            ended = await self._traced(turn, owned, request, agent)
-            status, tokens = ended.status, ended.tokens
-            if turn.first_token_at is not None:
-                services.telemetry.first_token_seconds.labels(agent_name).observe(turn.first_token_at - started)
-            if turn.jobs:
-                services.jobs.finish(owned.session.tenant, turn.jobs, member)
-                self.on_jobs()
-            else:
-                services.leases.end(member)
-            return ended
-        except OwnershipLost as error:
-            log.info("stopped: %s", error)
-            services.telemetry.ownership_lost.inc()
-            return None
-        except NotAcknowledged as error:
-            status = "postponed"
-            await self._postpone(owned, error)
-            return None
-        except asyncio.CancelledError:
-            if not self._leaving:
-                raise
-            task.uncancel()
-            status = "handed_over"
-            await self._put_back(owned)
-            return None
+            yield shift
         finally:
             RUN.reset(logged)
-            self._heartbeat.drop(member)
-            services.allowance.rest(*where, tokens)
+            self._heartbeat.drop(owned.lease)
+            services.allowance.rest(*where, shift.tokens)
             services.notices.cancelled.pop(owned.run.id, None)
             services.notices.steered.discard(owned.run.id)
             services.notices.at_work.discard(owned.run.id)
@@ -171,8 +188,8 @@ class Runs:
             if not self._at_work:
                 self._idle.set()
             self.on_free()
-            services.telemetry.turns.labels(agent_name, status).inc()
-            services.telemetry.turn_seconds.labels(agent_name).observe(time.perf_counter() - started)
+            services.telemetry.turns.labels(shift.agent, shift.status).inc()
+            services.telemetry.turn_seconds.labels(shift.agent).observe(time.perf_counter() - shift.started)
 
     async def _traced(self, turn: Turn, owned: Owned, request: Request, agent: Agent) -> TurnEnd:
         """Work on the run, or give it up, within the span of this attempt."""
@@ -300,7 +317,7 @@ class Runs:
                 return
 
 
-def _work(place: Place) -> tuple[Request, list[dict[str, Any]]]:
+def _message(place: Place) -> tuple[Request, list[dict[str, Any]]]:
     """What the client asked for and sent: at hand, or as an earlier attempt kept it."""
     if place.request is not None and place.inputs is not None:
         return place.request, place.inputs
