@@ -61,6 +61,7 @@ from agentrt.store.ownership import StoreConfig
 from agentrt.store.probe import Probe
 from agentrt.store.queue import Queue
 from agentrt.store.scan import Scan
+from agentrt.store.schema import Schema
 from agentrt.store.sessions import Sessions
 from agentrt.store.users import Users
 from agentrt.store.vitals import Vitals
@@ -279,7 +280,7 @@ async def build(
     stack.push_async_callback(readiness.aclose)
     readiness.start()
     inspection = Inspection(redis)
-    presence = Presence(inspection, settings.pod, lambda: runs.report() | {"ready": readiness.ready})
+    presence = Presence(Schema(redis), config.writes, settings.pod, lambda: runs.report() | {"ready": readiness.ready})
     stack.push_async_callback(presence.aclose)
     presence.start()
     bounds = Bounds(settings.body_bytes_max, settings.item_bytes_max, settings.items_max)
