@@ -90,8 +90,8 @@ def input_of(pod: Pod, response: str) -> httpx2.Response:
 def test_a_fleet_of_two_versions(redis_server: RedisServer) -> None:
     """Side by side nothing is refused. Raising the version is, while a pod would not know it; forced, that pod answers
     503 for what is newer, conversations cross over under load, and nothing is lost."""
-    with fleet(redis_server) as (after, before, client), Load([after, before]) as load:
-        load.wait_answered(time.monotonic(), 60, 30)
+    with fleet(redis_server) as (after, before, client), Load([after, before], 3, pause_s=0.1) as load:
+        load.wait_answered(time.monotonic(), 30, 60)
         assert not load.refused
         assert written(client) == b"1"
         assert {version_of(client, one.conversation) for one in load.talkers} == {b"1"}
@@ -108,7 +108,7 @@ def test_a_fleet_of_two_versions(redis_server: RedisServer) -> None:
         wait_until(
             lambda: {version_of(client, one.conversation) for one in load.talkers} == {b"2"}, 20, "the crossing over"
         )
-        load.wait_answered(since, 60, 60)
+        load.wait_answered(since, 30, 60)
         load.stop()
         assert load.lost() == []
         assert load.refused and all("schema_newer" in one for one in load.refused), load.refused[:3]
@@ -119,19 +119,20 @@ def test_a_fleet_of_two_versions(redis_server: RedisServer) -> None:
 @pytest.mark.timeout(180)
 def test_an_update_without_a_refusal(redis_server: RedisServer) -> None:
     """As it is meant: all pods are new before the version is raised; then nobody notices."""
-    with fleet(redis_server) as (after, before, client), Load([after]) as load:
-        said = say(before, "hello")
-        before.stop()
-        assert schema(redis_server, "bump")[0] == 0  # it said goodbye
-        with new(redis_server, "v-newer"):
+    with fleet(redis_server) as (after, before, client), new(redis_server, "v-newer") as newer:
+        with Load([after, newer], 3, pause_s=0.1) as load:
+            said = say(before, "hello")
+            load.wait_answered(time.monotonic(), 10, 60)
+            before.stop()
+            assert schema(redis_server, "bump")[0] == 0  # it said goodbye
+            since = time.monotonic()
             wait_until(
                 lambda: {version_of(client, one.conversation) for one in load.talkers} == {b"2"}, 20, "crossing over"
             )
-            since = time.monotonic()
-            load.wait_answered(since, 30, 30)
-        load.stop()
-        assert load.lost() == [] and not load.refused
-        assert input_of(after, said["id"]).json()["data"][0]["content"][0]["text"] == "hello"
+            load.wait_answered(since, 10, 60)
+            load.stop()
+            assert load.lost() == [] and not load.refused
+        assert input_of(newer, said["id"]).json()["data"][0]["content"][0]["text"] == "hello"
 
 
 ROUTES = [

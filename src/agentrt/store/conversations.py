@@ -142,9 +142,14 @@ class Conversations:
         return Appended(reply[0].decode(), reply[1].decode() if len(reply) > 1 else "")
 
     async def item(self, keys: SessionKeys, number: int) -> Item | None:
-        """The item with that number; None where it was deleted or never finished, or the session is of one run."""
-        unit = Unit(keys.tag).command("LINDEX", keys.items, number).command("HGET", keys.hash, "alone")
-        line, alone = await self._redis.execute(unit)
+        """The item with that number; None where it was deleted or never finished, or the session is of one run.
+
+        Raises `SchemaNewer`.
+        """
+        unit = Unit(keys.tag).command("LINDEX", keys.items, number).command("HMGET", keys.hash, "alone", "v")
+        line, (alone, version) = await self._redis.execute(unit)
+        if version is not None:
+            check_version(version)
         return Item.decode(line) if line and alone is None else None
 
     async def erase_item(self, keys: SessionKeys, number: int, item: Item) -> Appended:
