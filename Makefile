@@ -10,6 +10,7 @@
 # make fuzz   12,000 requests with other tenants' ids over every route
 # make memory-long  a conversation of 2,000 turns; and make memory-bench, what recall costs
 # make failovers  every fail-over of Sentinels and of a Cluster, also those that take long
+# make mixed  the tests of a fleet of two releases, the older pods on the code of REVISION
 # make bench  the load test that docs/operations.md reads from
 # make bench-locks  what a named lock costs, next to redis-py's and pottery's
 # make bench-profile  where the CPU time of a turn goes: docs/benchmarks-profile.md
@@ -38,11 +39,12 @@ SEED ?= 1
 SHAPE ?= ramp
 DURATION_S ?= 60
 USERS ?= 40
+REVISION ?= HEAD^
 
 BIN := .venv/bin
 UV := .venv/uv
 
-.PHONY: setup run test negative kills kills-runs soak load failovers memory-long memory-bench check clients fuzz bench \
+.PHONY: setup run test negative kills kills-runs soak load failovers mixed memory-long memory-bench check clients fuzz bench \
   bench-locks bench-profile bench-providers k8s lock clean
 
 setup: .venv/.stamp
@@ -107,6 +109,11 @@ memory-bench: setup
 
 failovers: setup
 	AGENTRT_FULL=1 $(BIN)/python -m pytest -q -s tests/fault/test_sentinel.py tests/fault/test_cluster.py
+
+mixed: setup
+	@rm -rf .venv/mixed && mkdir -p .venv/mixed
+	git archive $(REVISION) src | tar -x -C .venv/mixed
+	AGENTRT_OLD_SRC=$(CURDIR)/.venv/mixed/src $(BIN)/python -m pytest -q -s tests/fault/test_two_schemas.py
 
 bench: setup
 	$(BIN)/python -m loadtest.bench

@@ -28,6 +28,7 @@ OWNED = (
     b"{access}:keys",
     b"{access}:quotas",
     b"{access}:rev",
+    b"{pods}:schema",
 )
 """Keys that need no TTL because somebody deletes them: see the schema in agentrt/store/keys.py."""
 

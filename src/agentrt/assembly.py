@@ -50,6 +50,7 @@ from agentrt.store.ownership import StoreConfig
 from agentrt.store.probe import Probe
 from agentrt.store.queue import Queue
 from agentrt.store.scan import Scan
+from agentrt.store.schema import Schema
 from agentrt.store.sessions import Sessions
 from agentrt.store.users import Users
 from agentrt.store.vitals import Vitals
@@ -89,8 +90,8 @@ async def build(stack: AsyncExitStack, given: Blueprint) -> Surface:
     readiness = _started(
         stack, Readiness(probe, telemetry, lambda: read_durability(redis, redis.options.wait_replicas))
     )
-    inspection = Inspection(redis)
-    _started(stack, Presence(inspection, settings.pod, lambda: work.runs.report() | {"ready": readiness.ready}))
+    writes, report = services.config.writes, lambda: work.runs.report() | {"ready": readiness.ready}
+    _started(stack, Presence(Schema(redis), writes, settings.pod, report))
     admission = Admission(services, work.runs, work.claims, settings.queue_limit)
     return Surface(
         agents=given.agents,
@@ -101,7 +102,7 @@ async def build(stack: AsyncExitStack, given: Blueprint) -> Surface:
         runs=work.runs,
         worker=work.worker,
         services=services,
-        inspection=inspection,
+        inspection=Inspection(redis),
         readiness=readiness,
         signals=Signals(services.queue, services.jobs, services.doubts, Vitals(redis), telemetry),
         telemetry=telemetry,

@@ -26,6 +26,7 @@ from agentrt.commands.doctor import doctor
 from agentrt.commands.effects import effects
 from agentrt.commands.keys import keys
 from agentrt.commands.queue import queue
+from agentrt.commands.schema import schema
 from agentrt.commands.users import users
 from agentrt.embedded import run_dev
 from agentrt.errors import AgentrtError, SettingsError
@@ -202,6 +203,7 @@ main.add_command(doctor)
 main.add_command(effects)
 main.add_command(keys)
 main.add_command(queue)
+main.add_command(schema)
 main.add_command(users)
 
 

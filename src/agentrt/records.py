@@ -25,14 +25,17 @@ __all__ = [
     "Items",
     "Request",
     "Usage",
+    "check_version",
     "item_id",
+    "oldest_known",
     "parse_item_id",
     "seal",
     "unseal",
     "upcast",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""The newest version that this code knows; see `store.keys` for what it is."""
 
 TERMINAL = frozenset({"completed", "failed", "incomplete", "cancelled"})
 """States in which a run has ended; the others are `waiting`, `running`."""
@@ -258,24 +261,43 @@ def parse_item_id(text: str) -> tuple[str, int] | None:
     return (match.group(1), int(match.group(2))) if match else None
 
 
-def upcast(header: Mapping[str, str]) -> dict[str, str]:
-    """Bring a stored session header (the fields of the session hash) to `SCHEMA_VERSION`.
+def oldest_known() -> int:
+    """The oldest version whose sessions this code works on as they are."""
+    return SCHEMA_VERSION - 1
 
-    Version 0, the format of the prototype, kept each metadata entry in a field `meta:<key>` of its own and called
-    the newest committed run `last`. Version 1 keeps metadata as one JSON object and calls the run `head`, because a
-    field per key could collide with the header's own fields.
+
+def check_version(version: str | bytes) -> None:
+    """Raises `SchemaNewer` for a version that this code does not know."""
+    if int(version) > SCHEMA_VERSION:
+        raise SchemaNewer(int(version))
+
+
+def upcast(header: Mapping[str, str], to: int) -> dict[str, str]:
+    """Bring a stored session header (the fields of the session hash) to version `to`; a newer one stays as it is.
 
     Raises `SchemaNewer` for a version this code does not know.
     """
-    version = int(header["v"])
-    if version > SCHEMA_VERSION:
-        raise SchemaNewer(version)
+    check_version(header["v"])
     fields = dict(header)
-    if version == 0:
-        prefix = "meta:"
-        names = [name for name in fields if name.startswith(prefix)]
-        metadata = {name.removeprefix(prefix): fields.pop(name) for name in names}
-        fields["metadata"] = orjson.dumps(metadata).decode()
-        fields["head"] = fields.pop("last", "")
-    fields["v"] = str(SCHEMA_VERSION)
+    for version in range(int(header["v"]), to):
+        _STEPS[version](fields)
+        fields["v"] = str(version + 1)
     return fields
+
+
+def _from_prototype(fields: dict[str, str]) -> None:
+    """Version 0 kept each metadata entry in a field `meta:<key>` of its own and called the newest committed run
+    `last`. Version 1 keeps metadata as one JSON object and calls the run `head`, because a field per key could
+    collide with the header's own fields."""
+    prefix = "meta:"
+    names = [name for name in fields if name.startswith(prefix)]
+    metadata = {name.removeprefix(prefix): fields.pop(name) for name in names}
+    fields["metadata"] = orjson.dumps(metadata).decode()
+    fields["head"] = fields.pop("last", "")
+
+
+def _from_first(fields: dict[str, str]) -> None:
+    """Version 2 keeps the input of an ended run in the history only. Runs of before keep theirs: both are read."""
+
+
+_STEPS = {0: _from_prototype, 1: _from_first}

@@ -246,6 +246,11 @@ class Load:
             self._note(None if whole else f"stream: {stream.error!r} {stream.events[-1:]}", stream=True)
 
 
+def seen(url: str, pod: Pod) -> None:
+    """Wait until the balancer sends somebody to the pod."""
+    wait_until(lambda: httpx2.get(f"{url}/livez").headers.get("x-agentrt-pod") == pod.name, 20, "a request to it")
+
+
 @pytest.mark.needs("haproxy")
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("draining", [True, False])
@@ -265,7 +270,7 @@ def test_a_rolling_restart_fails_no_request(redis_server: RedisServer, draining:
                     one.kill()
                 one.start()
                 wait_until(lambda before=before: load.answered > before + 50, 20)  # type: ignore[misc]
-                time.sleep(1)  # HAProxy must have seen that it is back before the next one goes
+                seen(balancer.url, one)  # that it is back, before the next one goes
     finally:
         for one in pods:
             one.stop()

@@ -1,7 +1,8 @@
-"""HAProxy in front of pods: it asks /readyz, balances by turns, and never sends a request twice."""
+"""HAProxy in front of pods, with the configuration of deploy/haproxy.cfg; only its places are this machine's."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 import time
@@ -13,25 +14,7 @@ import httpx2
 from tests.harness.pod import Pod
 from tests.harness.redis_server import free_port
 
-_CONFIG = """
-global
-    maxconn 4096
-defaults
-    mode http
-    timeout connect 1s
-    timeout client 60s
-    timeout server 60s
-    timeout queue 1s
-    retries 0
-frontend all
-    bind 127.0.0.1:{port}
-    default_backend pods
-backend pods
-    balance roundrobin
-    option httpchk GET /readyz
-    default-server inter 200ms fall 1 rise 1
-{servers}
-"""
+_SHIPPED = Path(__file__).parents[2] / "deploy" / "haproxy.cfg"
 
 
 class HAProxy:
@@ -49,7 +32,16 @@ class HAProxy:
 
     def __enter__(self) -> HAProxy:
         servers = "\n".join(f"    server {pod.name} 127.0.0.1:{pod.port} check" for pod in self._pods)
-        self._config.write_text(_CONFIG.format(port=self.port, servers=servers))
+        text = _SHIPPED.read_text()
+        for pattern, new in (
+            (r"resolvers docker\n(    .*\n)+\n", ""),
+            (r" resolvers docker init-addr none", ""),
+            (r"bind :8000", f"bind 127.0.0.1:{self.port}"),
+            (r"    server pod-a .*\n    server pod-b .*", servers),
+        ):
+            text, found = re.subn(pattern, new, text)
+            assert found == 1, f"deploy/haproxy.cfg is not what this expects: {pattern}"
+        self._config.write_text(text)
         self._process = subprocess.Popen(
             ["haproxy", "-db", "-f", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

@@ -11,7 +11,6 @@ from typing import Any
 import redis as redis_py
 
 from agentrt.errors import StoreUnavailable
-from agentrt.records import SCHEMA_VERSION
 from agentrt.store.begin import Begin, Begun, Waiting
 from agentrt.store.connection import Redis, RedisOptions
 from agentrt.store.conversations import Conversations
@@ -183,7 +182,7 @@ def without(script: Script, line: str) -> Script:
 
 
 def old_header(tenant: str, **fields: str) -> dict[str, str]:
-    """A session header as the prototype wrote it: schema version 0."""
+    """A session header as the prototype wrote it: schema version 0, which no pod works on before it is brought up."""
     header = {"v": "0", "tenant": tenant, "user": "ann", "agent": "support", "created": "1700000000000"}
     header |= {"rev": "3", "seq": "2", "fence": "1700000000000000", "waiters": "", "owner": "", "run": ""}
     return header | {"last": "R" * 22, "meta:topic": "billing", "meta:v": "not the version", **fields}
@@ -192,6 +191,3 @@ def old_header(tenant: str, **fields: str) -> dict[str, str]:
 def dump(client: redis_py.Redis, session: SessionKeys) -> dict[str, Any]:
     """The session's header as text."""
     return {name.decode(): value.decode() for name, value in client.hgetall(session.hash).items()}
-
-
-assert SCHEMA_VERSION == 1, "old_header is the version before this one"

@@ -52,7 +52,7 @@ async def pair() -> AsyncIterator[Pair]:
 
 @asynccontextmanager
 async def waiting(pair: Pair, replicas: int = 1, **options: Any) -> AsyncIterator[Store]:
-    async with connected(pair.master.url, wait_replicas=replicas, wait_timeout_ms=100, **options) as redis:
+    async with connected(pair.master.url, wait_replicas=replicas, **{"wait_timeout_ms": 100, **options}) as redis:
         yield Store(redis, acknowledge=replicas > 0, acknowledge_turns=replicas > 0)
 
 
@@ -85,6 +85,23 @@ async def test_units_that_come_together_share_a_wait(pair: Pair) -> None:
             calls = client.info("commandstats")
         assert calls["cmdstat_evalsha"]["calls"] >= 100
         assert calls["cmdstat_wait"]["calls"] <= 5
+
+
+async def test_what_waits_is_bounded_by_its_bytes(pair: Pair) -> None:
+    """Big inputs that come together are sent a few at a time; only what is over the bound is refused."""
+    big = b'["' + b"x" * (1 << 20) + b'"]'
+    async with waiting(pair, wait_timeout_ms=5_000) as store:
+        with pair.master.client() as client:
+            client.config_resetstat()
+            begun = (store.own(message(new_session(), background=True, input=big)) for _ in range(24))
+            outcomes = await asyncio.gather(*begun, return_exceptions=True)
+            waits = client.info("commandstats")["cmdstat_wait"]["calls"]
+        owned = [one for one in outcomes if isinstance(one, Owned)]
+        refused = [one for one in outcomes if isinstance(one, StoreUnavailable)]
+        assert (len(owned), {one.reason for one in refused}) == (15, {"overloaded"})
+        assert len(refused) == 9 and waits >= 5
+        assert all(pair.has(one.session.hash) for one in owned)
+        await store.own(message(new_session(), background=True, input=big))
 
 
 async def test_a_cut_replica_acknowledges_nothing(pair: Pair) -> None:

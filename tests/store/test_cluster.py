@@ -13,13 +13,12 @@ import redis as redis_py
 from redis.crc import key_slot
 
 from agentrt.errors import ScriptError, UserGone
-from agentrt.records import Item
+from agentrt.records import SCHEMA_VERSION, Item
 from agentrt.store.access import Access, KeyRecord, Quota, Quotas
 from agentrt.store.address import Server
 from agentrt.store.begin import Ended, Joined, Steered, Waiting
 from agentrt.store.connection import Redis, Unit
 from agentrt.store.doubts import Place, Resolution
-from agentrt.store.inspection import Inspection
 from agentrt.store.jobs import Jobs
 from agentrt.store.journal import Batch, Planned
 from agentrt.store.keys import LockKeys, QueueKeys, SessionKeys, UserKeys, new_id
@@ -28,6 +27,7 @@ from agentrt.store.nodes import _Cluster
 from agentrt.store.ownership import Owned, StoreConfig
 from agentrt.store.queue import DeadLetter, Urgency
 from agentrt.store.quorum import Quorum
+from agentrt.store.schema import Schema
 from agentrt.store.scripts import Script, load_all
 from agentrt.store.tenure import LockConfig
 from agentrt.store.users import Pending, Turn, Users
@@ -238,7 +238,9 @@ async def test_named_locks(store: Store, masters: list[redis_py.Redis]) -> None:
 async def operate(redis: Redis) -> None:
     """The scripts of tenants, operators and pods, which know no session."""
     await Access(redis).set_key("id", KeyRecord("acme", "digest", ("run",)))
-    await Inspection(redis).seen("pod-a", {"runs": 1})
+    await Schema(redis).seen("pod-a", {"runs": 1})
+    assert await Schema(redis).bump(SCHEMA_VERSION) == []
+    assert await Schema(redis).bump(SCHEMA_VERSION + 1) == ["pod-a"]
     quotas = Quotas(redis)
     assert (await quotas.verdict(quotas.entering("acme", "s/r", Quota(runs=1)))).outcome == "ok"
     await quotas.hold("acme", ["s/r"])
@@ -294,7 +296,7 @@ async def test_the_whole_flow(store: Store, routed: Redis, masters: list[redis_p
     assert set[str]().union(*(watcher.seen for watcher in seen)) == set(routed.scripts)
     locking = {"lock_acquire", "lock_renew", "lock_release", "lock_raise"}
     queueing = {"enqueue", "sweep", "take", "park", "bury"}
-    operating = {"access_set", "pod_seen", "quota_enter", "quota_hold", "quota_leave"}
+    operating = {"access_set", "pod_seen", "schema_bump", "quota_enter", "quota_hold", "quota_leave"}
     queueing |= {"finish", "job_take", "job_done", "job_fail"}
     operating |= {name for name in routed.scripts if name.startswith("user_")}
     per_session = set(routed.scripts) - {"lease", "renew", "watch", "upgrade"} - locking - queueing - operating

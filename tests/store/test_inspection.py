@@ -6,24 +6,27 @@ from dataclasses import replace
 
 import redis as redis_py
 
+from agentrt.records import SCHEMA_VERSION
 from agentrt.store.inspection import Inspection
 from agentrt.store.keys import SessionKeys, lease_member, new_id, pods_key
 from agentrt.store.ownership import StoreConfig
 from agentrt.store.queue import Queue, Urgency
+from agentrt.store.schema import Schema
 from tests.store.stage import Store
 
 
 async def test_a_pod_is_listed_until_it_leaves_or_falls_silent(store: Store, outside: redis_py.Redis) -> None:
-    inspection = Inspection(store.redis)
+    inspection, schema = Inspection(store.redis), Schema(store.redis)
+    said = {"pid": 7, "schema": SCHEMA_VERSION}
     for name in ("b", "a", "c"):
-        await inspection.seen(name, {"pid": 7})
-    assert [(pod.name, pod.told) for pod in await inspection.pods()] == [(name, {"pid": 7}) for name in "abc"]
-    await inspection.seen("b", None)
+        await schema.seen(name, {"pid": 7})
+    assert [(pod.name, pod.told) for pod in await inspection.pods()] == [(name, said) for name in "abc"]
+    await schema.seen("b", None)
     assert [pod.name for pod in await inspection.pods()] == ["a", "c"]
     at, _, told = outside.hget(pods_key(), "a").partition(b"\n")
     outside.hset(pods_key(), "a", b"%d\n%b" % (int(at) - 10_001, told))  # it was killed ten seconds ago
     assert [pod.name for pod in await inspection.pods()] == ["c"]
-    await inspection.seen("c", {"pid": 8})
+    await schema.seen("c", {"pid": 8})
     assert outside.hkeys(pods_key()) == [b"c"]  # and it is not kept
 
 

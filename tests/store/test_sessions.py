@@ -11,7 +11,7 @@ import orjson
 import pytest
 import redis as redis_py
 
-from agentrt.errors import ForeignState, OwnershipLost, SchemaNewer, ScriptError, StoreUnavailable
+from agentrt.errors import ForeignState, OwnershipLost, ScriptError, StoreUnavailable
 from agentrt.records import Item
 from agentrt.store.begin import Begin, Busy, Conflict, Ended, Fork, Joined, Missing, Waiting
 from agentrt.store.connection import Redis
@@ -205,29 +205,6 @@ async def test_foreign(store: Store, outside: redis_py.Redis) -> None:
         await store.conversations.header(want.session)
     with pytest.raises(ForeignState):
         await store.conversations.run(want.session, want.run)
-
-
-async def test_newer(store: Store, outside: redis_py.Redis) -> None:
-    """A session that a newer pod wrote is refused, and not a field of it is touched."""
-    want = message(new_session())
-    owned = await store.own(want)
-    await commit(store, owned)
-    outside.hset(want.session.hash, "v", "2")
-    before = dump(outside, want.session)
-    refusals: list[Callable[[], Awaitable[Any]]] = [
-        lambda: store.begin(message(want.session)),
-        lambda: store.claim(owned),
-        lambda: store.conversations.header(want.session),
-        lambda: store.conversations.run(want.session, want.run),
-        lambda: store.conversations.update(want.session, b"{}"),
-        lambda: store.conversations.append(want.session, "op", 1, [Item(ITEM)]),
-        lambda: store.conversations.erase_item(want.session, 0, Item(ITEM)),
-    ]
-    for refusal in refusals:
-        with pytest.raises(SchemaNewer) as caught:
-            await refusal()
-        assert caught.value.version == 2
-    assert dump(outside, want.session) == before
 
 
 def write_old(outside: redis_py.Redis, want: Begin, **fields: str) -> None:

@@ -48,7 +48,7 @@ def test_an_item_without_a_type_is_a_message() -> None:
 
 def test_upcast_of_the_prototype() -> None:
     """Version 0 kept metadata in fields `meta:<key>` and called the head `last`."""
-    fields = upcast(PROTOTYPE)
+    fields = upcast(PROTOTYPE, 1)
     assert orjson.loads(fields.pop("metadata")) == {
         "topic": "billing",
         "v": "an entry named like a field of the header",
@@ -66,16 +66,24 @@ def test_upcast_of_the_prototype() -> None:
 
 def test_upcast_of_a_prototype_without_turns() -> None:
     """No `last` means no head, no `meta:` means no metadata."""
-    fields = upcast({"v": "0", "tenant": "acme"})
+    fields = upcast({"v": "0", "tenant": "acme"}, 1)
     assert fields == {"tenant": "acme", "v": "1", "metadata": "{}", "head": ""}
+
+
+def test_upcast_goes_step_by_step() -> None:
+    """From the prototype to the present version by way of the ones between."""
+    header = {"v": "0", "tenant": "acme", "last": "R" * 22}
+    assert upcast(header, SCHEMA_VERSION) == upcast(upcast(header, 1), SCHEMA_VERSION)
+    assert upcast(header, SCHEMA_VERSION)["v"] == str(SCHEMA_VERSION)
 
 
 def test_upcast_leaves_the_present_version_alone() -> None:
     """And never changes what it was given."""
     header = {"v": str(SCHEMA_VERSION), "tenant": "acme", "head": "x", "metadata": '{"a":"b"}'}
-    assert upcast(header) == header
+    assert upcast(header, SCHEMA_VERSION) == header
+    assert upcast(header, SCHEMA_VERSION - 1) == header  # there is no way back
     before = dict(PROTOTYPE)
-    upcast(PROTOTYPE)
+    upcast(PROTOTYPE, SCHEMA_VERSION)
     assert before == PROTOTYPE
 
 
@@ -83,7 +91,7 @@ def test_upcast_leaves_the_present_version_alone() -> None:
 def test_a_newer_header_is_refused(version: int) -> None:
     """Never misread: the error says which version it met."""
     with pytest.raises(SchemaNewer) as caught:
-        upcast({"v": str(version), "tenant": "acme"})
+        upcast({"v": str(version), "tenant": "acme"}, SCHEMA_VERSION)
     assert caught.value.version == version
 
 

@@ -14,7 +14,7 @@ from agentrt.errors import ScriptError
 from agentrt.store.scripts import Script, load, load_all, pack
 
 SCRIPTS = load_all()
-PIECES = {"generation", "jobs", "ownership", "waiters", "log", "doubts", "line", "queue"}
+PIECES = {"generation", "jobs", "ownership", "waiters", "log", "doubts", "line", "queue", "pods", "versions"}
 """Files that are only included."""
 
 HEADER = "-- probe: a script for this test\n-- KEYS first second\n-- ARGV one two ...rest\n"
@@ -144,7 +144,7 @@ def test_includes_are_spliced_in() -> None:
     assert source.index("local function refusal(") < source.index("refusal(session, token, fence, s)\nif refused")
     assert "local function grant(" in source
     assert "local function log(" in source
-    assert "local function" not in load("update").source
+    assert "local function" not in load("bury").source
 
 
 def test_a_missing_script_is_an_error() -> None:

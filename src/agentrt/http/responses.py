@@ -15,7 +15,7 @@ from agentrt.http.errors import ApiError, invalid, json_response, not_found
 from agentrt.http.requests import Message, parse_message, response_keys
 from agentrt.http.sse import EventStream
 from agentrt.http.surface import Surface, page_of, spliced_list, surface
-from agentrt.records import TERMINAL, Request, item_id
+from agentrt.records import TERMINAL, Request
 from agentrt.runtime import response
 from agentrt.runtime.admission import Locked, NoSuchSession, NotTheTail, Place
 from agentrt.store.begin import Begin
@@ -157,11 +157,8 @@ async def input_items(request: HttpRequest) -> ASGIApp:
     """The items that a response was asked with."""
     to = surface(request)
     page = page_of(request)
-    _, run, stored = await _stored(to, request)
-    items = []
-    for number, data in enumerate(orjson.loads(stored.input)):
-        identifier = item_id(data.get("type", "message"), run, stored.first + number)
-        items.append((identifier, orjson.dumps({**data, "id": identifier})))
+    session, run, stored = await _stored(to, request)
+    items = await to.services.conversations.asked(session, run, stored)
     if not page.ascending:
         items.reverse()
     if page.after:

@@ -24,6 +24,8 @@ log = logging.getLogger("agentrt.claims")
 _SILENCE_S = 1.0
 """A pod that has had no subscription for this long seems gone; a living one takes up a broken one at once."""
 _LOOK_AGAIN_S = 2.0
+_PUT_BACK_MS = 1_000
+"""So long is a run left alone that a pod took and cannot read."""
 _PARK_MS = 1_000
 """A slot is held for an open intent that has no longer to live than this; for others the run is parked."""
 
@@ -73,8 +75,8 @@ class Claims:
         except BaseException as error:
             entered.abandon()
             if isinstance(error, SchemaNewer):
-                services.leases.end(mine)  # theirs runs out again: a pod that knows the schema will take it
-                self._count("put_back")
+                services.leases.end(mine)
+                await self._put_back(theirs, early=early)
                 log.warning("run %s: %s", owner.run, error)
                 return
             raise
@@ -93,6 +95,12 @@ class Claims:
         if not await self._parked(outcome):
             self._count("claimed")
             self._runs.start(Place(session, owner.run, outcome))
+
+    async def _put_back(self, theirs: bytes, *, early: bool) -> None:
+        """Leave a run to a pod that knows its session's schema: soon, but not in a circle between the others."""
+        if not early:
+            await self._services.leases.rest(theirs, _PUT_BACK_MS)
+        self._count("put_back")
 
     async def _parked(self, owned: Owned) -> bool:
         """Leave a run alone until the effects that its dead owner had under way may be judged; no slot is held for it.

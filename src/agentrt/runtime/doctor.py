@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from agentrt.errors import AgentrtError, SettingsError, StoreError, StoreUnavailable
+from agentrt.records import SCHEMA_VERSION
 from agentrt.runtime.findings import Finding, Verdict, judge_configuration, judge_failover, judge_vitals, worst
 from agentrt.store.connection import Redis, RedisOptions, Unit
 from agentrt.store.keys import QueueKeys, new_id
@@ -18,6 +19,7 @@ from agentrt.store.ownership import StoreConfig
 from agentrt.store.probe import Probe
 from agentrt.store.queue import Queue
 from agentrt.store.sample import BIG_BYTES, take_sample
+from agentrt.store.schema import Schema
 from agentrt.store.vitals import Vitals
 from agentrt.telemetry import Telemetry
 
@@ -133,12 +135,18 @@ class Doctor:
     async def _schema(self) -> list[Finding]:
         sample = await take_sample(self._redis, _SAMPLE_KEYS)
         among = f"among {sample.keys} keys"
-        findings = [_none(3, "schema", f"all of this version {among}")]
-        if sample.newer:
+        state = await Schema(self._redis).state()
+        written = f"version {state.writes} is written"
+        findings = [_none(3, "schema", f"{written}; all of version {SCHEMA_VERSION} {among}")]
+        if sample.newer or (state.writes or 0) > SCHEMA_VERSION:
             do, risk = "Upgrade agentrt everywhere, or finish the rollout.", "This version answers 503 for them."
-            findings = [Finding(3, "schema", Verdict.FAIL, f"{sample.newer} sessions are newer", do, risk)]
+            findings = [
+                Finding(3, "schema", Verdict.FAIL, f"{written}; {sample.newer} sessions are newer {among}", do, risk)
+            ]
         elif sample.older:
-            findings = [_none(3, "schema", f"{sample.older} sessions are older; each is brought up by its next turn")]
+            later = "by its next turn" if state.writes == SCHEMA_VERSION else "once `agentrt schema bump` was said"
+            found = f"{written}; {sample.older} sessions are older {among}; each is brought up {later}"
+            findings = [_none(3, "schema", found)]
         if sample.immortal:
             do = "They are no keys of agentrt's, or a defect: look at them, then UNLINK them."
             found = f"{len(sample.immortal)} {among}, e.g. {sample.immortal[0]}"

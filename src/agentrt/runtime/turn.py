@@ -264,6 +264,7 @@ class Turn:
             retry,
             self._journal.planned,
             self._journal.steered,
+            len(self._input),
             self._approvals,
             batch.last,
             batch.frames,

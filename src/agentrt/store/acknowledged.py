@@ -1,14 +1,17 @@
 """A connection of its own for what replicas must have before it counts: WAIT stands behind the scripts.
 
 WAIT speaks of its own connection alone, and holds up whatever comes behind it there, so it must never stand on the
-multiplexed one. Units that come while one WAIT is under way share the next.
+multiplexed one. Units that come while one WAIT is under way share the next, as far as their number and their bytes are
+bounded.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentrt.errors import StoreUnavailable
 from agentrt.store.multiplexer import Multiplexer
@@ -17,7 +20,18 @@ from agentrt.store.scripts import pack
 __all__ = ["Acknowledged"]
 
 _AT_ONCE = 256
+_BYTES_AT_ONCE = 4 * 1024 * 1024
+"""A group that replicas need longer for than they are given would be refused as a whole."""
 _WAITERS_MAX = 10_000
+_BYTES_MAX = 16 * 1024 * 1024
+
+
+class _Unit(NamedTuple):
+    """A unit that waits: its packed commands, how many replies they get, and who wants those."""
+
+    data: bytes
+    replies: int
+    future: asyncio.Future[list[Any]]
 
 
 class Acknowledged:
@@ -28,7 +42,8 @@ class Acknowledged:
         self._line = line
         self._wait = pack("WAIT", replicas, timeout_ms)
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[tuple[bytes, int, asyncio.Future[list[Any]]]] = []
+        self._waiting: deque[_Unit] = deque()
+        self._waiting_bytes = 0
         self._under_way = False
         self.wait_connected = line.wait_connected
         self.start = line.start
@@ -43,35 +58,49 @@ class Acknowledged:
         await self._line.aclose()
 
     def submit(self, data: bytes, count: int) -> asyncio.Future[list[Any]]:
-        """See `Multiplexer.submit`: here `count` replies, and behind them the number of replicas."""
-        if len(self._waiting) >= _WAITERS_MAX:
+        """See `Multiplexer.submit`: here `count` replies, and behind them the number of replicas.
+
+        What waits is at most 10,000 units and 16 MiB; more is refused with `StoreUnavailable`, `overloaded`.
+        """
+        if len(self._waiting) >= _WAITERS_MAX or self._waiting_bytes + len(data) > _BYTES_MAX:
             raise StoreUnavailable("too many commands wait for replicas", "overloaded")
         future: asyncio.Future[list[Any]] = self._loop.create_future()
-        self._waiting.append((data, count, future))
+        self._waiting.append(_Unit(data, count, future))
+        self._waiting_bytes += len(data)
         if not self._under_way:
             self._under_way = True
             self._loop.call_soon(self._send)
         return future
 
     def _send(self) -> None:
-        """Everything that waits now, and one WAIT behind it."""
-        group, self._waiting = self._waiting[:_AT_ONCE], self._waiting[_AT_ONCE:]
+        """What waits now, and one WAIT behind it."""
+        group = self._next_group()
         if not group:
             self._under_way = False
             return
         try:
-            sent = self._line.submit(
-                b"".join([data for data, _, _ in group]) + self._wait, sum(n for _, n, _ in group) + 1
-            )
+            packed = b"".join([unit.data for unit in group]) + self._wait
+            sent = self._line.submit(packed, sum(unit.replies for unit in group) + 1)
         except StoreUnavailable as error:
             self._fail(group, error)
             self._loop.call_soon(self._send)
             return
         sent.add_done_callback(partial(self._answered, group))
 
-    def _answered(
-        self, group: list[tuple[bytes, int, asyncio.Future[list[Any]]]], sent: asyncio.Future[list[Any]]
-    ) -> None:
+    def _next_group(self) -> list[_Unit]:
+        """The units that share the next WAIT; at least one, if any waits."""
+        group: list[_Unit] = []
+        size = 0
+        while self._waiting and len(group) < _AT_ONCE:
+            size += len(self._waiting[0].data)
+            if group and size > _BYTES_AT_ONCE:
+                break
+            unit = self._waiting.popleft()
+            self._waiting_bytes -= len(unit.data)
+            group.append(unit)
+        return group
+
+    def _answered(self, group: Sequence[_Unit], sent: asyncio.Future[list[Any]]) -> None:
         self._send()
         error = sent.exception()
         if error is not None:
@@ -80,13 +109,13 @@ class Acknowledged:
         replies = sent.result()
         replicas = replies[-1] if isinstance(replies[-1], int) else 0
         first = 0
-        for _, count, future in group:
-            if not future.done():
-                future.set_result([*replies[first : first + count], replicas])
-            first += count
+        for unit in group:
+            if not unit.future.done():
+                unit.future.set_result([*replies[first : first + unit.replies], replicas])
+            first += unit.replies
 
     @staticmethod
-    def _fail(group: list[tuple[bytes, int, asyncio.Future[list[Any]]]], error: BaseException) -> None:
-        for _, _, future in group:
-            if not future.done():
-                future.set_exception(error)
+    def _fail(group: Sequence[_Unit], error: BaseException) -> None:
+        for unit in group:
+            if not unit.future.done():
+                unit.future.set_exception(error)

@@ -1,12 +1,14 @@
 -- append: items by the client, between turns
 -- KEYS session items
--- ARGV op v seq ttl ...lines
+-- ARGV op known seq ttl ...lines
 -- seq: the number the first line was given; another writer in between is told
 -- returns {'ok', rev} | {'busy', live run} | {'missing'} | {'moved', seq} | {'newer', v} | {'older', v}
+-- INCLUDE versions.lua
 
 local s = redis.call('HMGET', session, 'v', 'run', 'seq', 'rev', 'append_op')
 if not s[1] then return {'missing'} end
-if s[1] ~= v then return {tonumber(s[1]) > tonumber(v) and 'newer' or 'older', s[1]} end
+local odd = strange(s[1], known)
+if odd then return odd end
 if s[5] == op then return {'ok', s[4]} end
 -- Another append came between this one and its second sending: an item's id is of one append only.
 if tonumber(s[3]) > tonumber(seq) and redis.call('LINDEX', items, seq) == ARGV[lines] then return {'ok', s[4]} end

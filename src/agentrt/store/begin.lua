@@ -1,6 +1,6 @@
 -- begin: own the session for a run, join the run that is this message, wait in line, or be refused
 -- KEYS session run runs items
--- ARGV v tenant session_id user agent run_id token pod fp by_key create policy retried parent wait_ms waiters_max ttl alone input request
+-- ARGV known writes tenant session_id user agent run_id token pod fp by_key create policy retried parent wait_ms waiters_max ttl alone input request
 -- returns 'fence|first|attempt|user|doubts|approvals|metadata' to the owner: one string, a table costs Redis more
 --         {'joined', run id, owner token, owner's pod}   the run lives: follow it; the lease says whether it really does
 --         {'waiting', run id, live run, owner token, owner's pod}
@@ -9,8 +9,10 @@
 --         {'steered', run id}                 the message was given to that run
 --         {'blocked', run id, effect key}     an effect in doubt holds up the session until it is resolved
 --         {'conflict'} same id, other body    {'missing'} no such session      {'fork'} the parent is not the tail
---         {'newer', v} {'older', v} other schema version       {'foreign'} the key holds another tenant's state
+--         {'newer', v} {'older', v} bring it up first          {'foreign'} the key holds another tenant's state
+-- known: the newest schema version that this pod knows; writes: the one that new sessions get, and idle ones are brought to
 -- Sending it again is harmless: the token names the call, and an owner or waiter with that token gets its place again.
+-- INCLUDE versions.lua
 -- INCLUDE ownership.lua
 -- INCLUDE waiters.lua
 -- INCLUDE doubts.lua
@@ -24,7 +26,11 @@ local time = redis.call('TIME')
 local now = now_ms(time)
 local function live_pod() return redis.call('HGET', session, 'pod') or '' end
 
-if sv and sv ~= v then return {tonumber(sv) > tonumber(v) and 'newer' or 'older', sv} end
+if sv then
+  local odd = strange(sv, known)
+  if odd then return odd end
+  if tonumber(sv) < tonumber(writes) and (not owner or owner == '') then return {'older', sv} end
+end
 if sv and s[2] ~= tenant then return {'foreign'} end
 if not sv and create ~= '1' then return {'missing'} end
 if s[14] and alone ~= '1' then return {'missing'} end  -- of one run: no other message can name it
@@ -118,7 +124,7 @@ if not mine then
 end
 
 if not sv then
-  redis.call('HSET', session, 'v', v, 'tenant', tenant, 'user', user, 'created', now, 'rev', 0, 'seq', 0, 'head', '',
+  redis.call('HSET', session, 'v', writes, 'tenant', tenant, 'user', user, 'created', now, 'rev', 0, 'seq', 0, 'head', '',
     'waiters', '', 'metadata', '{}')
   if alone == '1' then redis.call('HSET', session, 'alone', '1') end
   seq = 0

@@ -1,18 +1,20 @@
 -- claim: displace the owner of a run whose lease has run out; the only script that does
 -- KEYS session run effects items
--- ARGV v run_id old_token token pod early
+-- ARGV known run_id old_token token pod early
 -- early: '1' before the lease has run out, because the owner's pod seems gone; refused while an intent is open
 -- returns 'fence|first|attempt|user|doubts|approvals|metadata' to the new owner | {'lost'} another owner, or idle again
 --         {'waiting', live run, its owner's token, its pod} the run waits in line: it is not its turn yet
 --         {'intents'} too early | {'missing'} | {'newer', v} | {'older', v}
 -- Compare and set on the owner's token: of many claimants one wins; the winner's second sending is answered alike.
+-- INCLUDE versions.lua
 -- INCLUDE ownership.lua
 -- INCLUDE waiters.lua
 -- INCLUDE doubts.lua
 
 local s = redis.call('HMGET', session, 'v', 'owner', 'fence', 'run', 'seq', 'user', 'metadata', 'doubts')
 if not s[1] then return {'missing'} end
-if s[1] ~= v then return {tonumber(s[1]) > tonumber(v) and 'newer' or 'older', s[1]} end
+local odd = strange(s[1], known)
+if odd then return odd end
 if s[4] ~= run_id then
   for _, w in ipairs(living(read_waiters(redis.call('HGET', session, 'waiters')), now_ms())) do
     if w[1] == run_id and w[2] == old_token and w[5] == 1 then

@@ -1,11 +1,12 @@
 -- commit: end a run: append its items, keep its result, disown the session, grant the next waiter
 -- KEYS session run items effects events
--- ARGV session_id run_id token fence status result retry head planned approvals skip steered last batch events_ttl ttl run_ttl ...lines
+-- ARGV session_id run_id token fence status result retry head planned approvals skip steered asked last batch events_ttl ttl run_ttl ...lines
 -- lines: the run's items in order, an empty one for a number that stays empty; the first `skip` are in the list already
 -- head: '1' when the run becomes the newest of its session. planned: '1' when it has a journal
 -- approvals: JSON [[id of the request, run, effect key], ...] that the next input may answer, or empty
 -- retry: '1' when sending the message again shall resume it
 -- steered: how many of the messages that came to the run meanwhile it has taken in
+-- asked: how many of its items are its input
 -- returns {'ok', rev} | {'continue'} more messages came: nothing is written, take them in first
 --         | {'fenced'} | {'missing'} | {'corrupt', items in the list}
 -- The first write is an HDEL so that it gets through when Redis refuses new data.
@@ -23,7 +24,7 @@ if known then
     return {'ok', rev}
   end
 end
-local s = redis.call('HMGET', session, 'owner', 'fence', 'rev', 'waiters', 'doubts', 'run_fp', 'steers')
+local s = redis.call('HMGET', session, 'owner', 'fence', 'rev', 'waiters', 'doubts', 'run_fp', 'steers', 'v')
 local refused = refusal(session, token, fence, s)
 if refused then return {refused} end
 if s[7] and #cjson.decode(s[7]) > tonumber(steered) then return {'continue'} end
@@ -45,6 +46,10 @@ local rev = string.format('%.0f', tonumber(s[3]) + 1)
 local now = now_ms()
 redis.call('HSET', run, 'status', status, 'result', result, 'retry', retry, 'ended', now, 'n_items', count,
   'op:commit', token .. ',' .. rev)
+if tonumber(s[8]) >= 2 and count > 0 and status ~= 'failed' then  -- it cannot be resumed, and the history has it
+  redis.call('HDEL', run, 'input')
+  redis.call('HSET', run, 'asked', asked)
+end
 redis.call('HSET', session, 'rev', rev, 'seq', tonumber(r[2]) + count, 'updated', now,
   'last_run', run_id, 'last_fp', s[6], 'last_end', now)
 if head == '1' then redis.call('HSET', session, 'head', run_id) end

@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
-from agentrt.errors import ForeignState, SchemaNewer
-from agentrt.records import SCHEMA_VERSION, Item, upcast
+from agentrt.errors import ForeignState
+from agentrt.records import SCHEMA_VERSION, Item, check_version, upcast
 from agentrt.store.connection import Redis, Unit
 from agentrt.store.keys import SessionKeys
 from agentrt.store.ownership import StoreConfig, unexpected
@@ -41,6 +41,8 @@ class StoredRun:
     created_ms: int
     first: int
     n_items: int
+    asked: int
+    """How many of its items were its input, where the history alone has them; `input` is empty then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Conversations:
     def __init__(self, redis: Redis, config: StoreConfig) -> None:
         self._redis = redis
         self._ttl = config.session_ttl_s
+        self._writes = config.writes
 
     async def create(
         self,
@@ -74,7 +77,7 @@ class Conversations:
             (keys.hash, keys.items),
             lines,
             op=op,
-            v=SCHEMA_VERSION,
+            v=self._writes.version,
             tenant=keys.tenant,
             user=user,
             head=head,
@@ -92,7 +95,7 @@ class Conversations:
         raw = (await self._redis.execute(Unit(keys.tag).command("HGETALL", keys.hash)))[0]
         if not raw:
             return None
-        fields = upcast({raw[i].decode(): raw[i + 1].decode() for i in range(0, len(raw), 2)})
+        fields = upcast({raw[i].decode(): raw[i + 1].decode() for i in range(0, len(raw), 2)}, SCHEMA_VERSION)
         if fields["tenant"] != keys.tenant:
             raise ForeignState(f"session {keys.id}: the key holds another tenant's state")
         if "alone" in fields and not alone:
@@ -110,13 +113,13 @@ class Conversations:
         """The reply of a script, after an upgrade where the session was older."""
         reply: list[Any] = (await self._redis.execute(unit))[0]
         if reply[0] == b"older":
-            await upgrade(self._redis, keys, reply[1], self._ttl)
+            await upgrade(self._redis, keys, self._writes.version)
             reply = (await self._redis.execute(unit))[0]
         return reply
 
     async def update(self, keys: SessionKeys, metadata: bytes) -> bool:
         """Replace the metadata; False where there is no such session."""
-        unit = Unit(keys.tag).call(self._redis.scripts["update"], (keys.hash,), v=SCHEMA_VERSION, metadata=metadata)
+        unit = Unit(keys.tag).call(self._redis.scripts["update"], (keys.hash,), known=SCHEMA_VERSION, metadata=metadata)
         reply = await self._current(keys, unit)
         if reply[0] not in {b"ok", b"missing"}:
             raise unexpected(reply, f"update {keys.id}")
@@ -129,7 +132,7 @@ class Conversations:
             (keys.hash, keys.items),
             [item.encode() for item in items],
             op=op,
-            v=SCHEMA_VERSION,
+            known=SCHEMA_VERSION,
             seq=seq,
             ttl=self._ttl,
         )
@@ -139,9 +142,14 @@ class Conversations:
         return Appended(reply[0].decode(), reply[1].decode() if len(reply) > 1 else "")
 
     async def item(self, keys: SessionKeys, number: int) -> Item | None:
-        """The item with that number; None where it was deleted or never finished, or the session is of one run."""
-        unit = Unit(keys.tag).command("LINDEX", keys.items, number).command("HGET", keys.hash, "alone")
-        line, alone = await self._redis.execute(unit)
+        """The item with that number; None where it was deleted or never finished, or the session is of one run.
+
+        Raises `SchemaNewer`.
+        """
+        unit = Unit(keys.tag).command("LINDEX", keys.items, number).command("HMGET", keys.hash, "alone", "v")
+        line, (alone, version) = await self._redis.execute(unit)
+        if version is not None:
+            check_version(version)
         return Item.decode(line) if line and alone is None else None
 
     async def erase_item(self, keys: SessionKeys, number: int, item: Item) -> Appended:
@@ -149,7 +157,7 @@ class Conversations:
         unit = Unit(keys.tag).call(
             self._redis.scripts["erase_item"],
             (keys.hash, keys.items),
-            v=SCHEMA_VERSION,
+            known=SCHEMA_VERSION,
             number=number,
             expected=item.encode(),
         )
@@ -167,9 +175,17 @@ class Conversations:
         return [(start + i, line) for i, line in enumerate(lines) if line]
 
     async def delete(self, keys: SessionKeys) -> bool:
-        """Remove a session and all that its runs left. Whatever still runs is refused from here on."""
-        unit = Unit(keys.tag).call(self._redis.scripts["delete"], (keys.hash, keys.items, keys.runs))
-        existed, *runs = (await self._redis.execute(unit))[0]
+        """Remove a session and all that its runs left. Whatever still runs is refused from here on.
+
+        Raises `SchemaNewer`.
+        """
+        unit = Unit(keys.tag).call(
+            self._redis.scripts["delete"], (keys.hash, keys.items, keys.runs), known=SCHEMA_VERSION
+        )
+        reply = (await self._redis.execute(unit))[0]
+        if reply[0] == b"newer":
+            raise unexpected(reply, f"delete {keys.id}")
+        existed, *runs = reply
         for start in range(0, len(runs), 200):
             unit = Unit(keys.tag)
             for run_id in runs[start : start + 200]:
@@ -194,26 +210,35 @@ class Conversations:
 
     async def run(self, keys: SessionKeys, run_id: str) -> StoredRun | None:
         """A run as stored; None where there is no such run."""
-        names = ("status", "request", "input", "result", "created", "first", "n_items")
+        names = ("status", "request", "input", "result", "created", "first", "n_items", "asked")
         hash_key = keys.run(run_id).hash
         unit = Unit(keys.tag).command("HMGET", hash_key, *names).command("HMGET", keys.hash, "v", "tenant")
         raw, (version, tenant) = await self._redis.execute(unit)
         if raw[0] is None or tenant is None or raw[0] == b"steered":  # which never was a run
             return None
-        if int(version) > SCHEMA_VERSION:
-            raise SchemaNewer(int(version))
+        check_version(version)
         if tenant != keys.tenant.encode():
             raise ForeignState(f"run {run_id}: the key holds another tenant's state")
-        status, request, input_, result, created, first, n_items = raw
+        status, request, input_, result, created, first, n_items, asked = raw
         return StoredRun(
             status.decode(),
             request or b"{}",
-            input_ or b"[]",
+            input_ or b"",
             result or b"",
             int(created or 0),
             int(first or 0),
             int(n_items or 0),
+            int(asked or 0),
         )
+
+    async def asked(self, keys: SessionKeys, run_id: str, stored: StoredRun) -> list[tuple[str, bytes]]:
+        """(id, public JSON) of the items of a run's input, without those that were deleted since."""
+        if stored.input:
+            given = [Item.given(data, run_id, stored.first + i) for i, data in enumerate(orjson.loads(stored.input))]
+        else:
+            lines = await self.items(keys, stored.first, stored.first + stored.asked)
+            given = [Item.decode(line) for _, line in lines]
+        return [(item.id, item.raw) for item in given]
 
     async def delete_run(self, keys: SessionKeys, run_id: str) -> str:
         """Forget an ended run: `ok`, `missing` or `running`."""
@@ -229,6 +254,7 @@ class Conversations:
         unit = Unit(keys.tag).call(
             self._redis.scripts["cancel"],
             (keys.hash, keys.run(run_id).hash),
+            known=SCHEMA_VERSION,
             session_id=keys.id,
             run_id=run_id,
             mode=mode,
@@ -236,4 +262,6 @@ class Conversations:
             ttl=self._ttl,
         )
         reply = (await self._redis.execute(unit))[0]
+        if reply[0] in {b"newer", b"older"}:
+            raise unexpected(reply, f"cancel {run_id}")
         return str(reply[-1].decode())

@@ -12,10 +12,12 @@ from typing import Any
 
 import orjson
 
+from agentrt.errors import SchemaNewer
+from agentrt.records import SCHEMA_VERSION, check_version
 from agentrt.store.connection import Redis, Unit
 from agentrt.store.journal import Outcome, Planned
 from agentrt.store.keys import QueueKeys, SessionKeys, is_id, is_name
-from agentrt.store.ownership import StoreConfig
+from agentrt.store.ownership import StoreConfig, unexpected
 
 __all__ = ["Doubted", "Doubts", "Place", "Resolution"]
 
@@ -104,7 +106,10 @@ class Doubts:
         found = []
         for number in range(0, len(entries), 2):
             place = Place.parse(entries[number].decode())
-            doubted = await self.read(place) if place is not None else None
+            try:
+                doubted = await self.read(place) if place is not None else None
+            except SchemaNewer:
+                continue  # a pod that knows it lists it
             if doubted is not None and doubted.resolution is None:
                 found.append(doubted)
             elif doubted is not None or int(seconds) * 1000 - int(entries[number + 1]) > _KEPT_MS:
@@ -122,10 +127,11 @@ class Doubts:
         keys = place.keys
         run, key = keys.run(place.run), place.key
         unit = Unit(keys.tag).command("HMGET", run.effects, key, key + "!", key + "~", key + "=")
-        unit.command("HMGET", run.hash, "request", "result").command("EXISTS", keys.hash)
-        (planned, outcome, late, resolution), (request, result), exists = await self._redis.execute(unit)
-        if not planned or not outcome or not exists:
+        unit.command("HMGET", run.hash, "request", "result").command("HGET", keys.hash, "v")
+        (planned, outcome, late, resolution), (request, result), version = await self._redis.execute(unit)
+        if not planned or not outcome or not version:
             return None
+        check_version(version)
         told = Outcome(**orjson.loads(outcome))
         if told.state != "in_doubt":
             return None
@@ -148,12 +154,15 @@ class Doubts:
         unit = Unit(keys.tag).call(
             self._redis.scripts["resolve"],
             (keys.hash, keys.run(place.run).effects),
+            known=SCHEMA_VERSION,
             key=place.key,
             resolution=orjson.dumps(asdict(resolution)),
             note_before=note[0],
             note_after=note[1],
         )
         reply = (await self._redis.execute(unit))[0]
+        if reply[0] in {b"newer", b"older"}:
+            raise unexpected(reply, f"resolve {place}")
         if reply[0] != b"ok":
             return None
         self._redis.post(Unit(self._slot).command("ZREM", self._index, str(place)))

@@ -1,22 +1,22 @@
-"""What operators look at: the live pods, the queue by class, one session and its runs. It writes only signs of life."""
+"""What operators look at: the live pods, the queue by class, one session and its runs. It only reads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
+from agentrt.records import check_version
 from agentrt.store.connection import Redis, Unit
 from agentrt.store.keys import QueueKeys, SessionKeys, pods_key
 from agentrt.store.queue import Urgency
+from agentrt.store.schema import SEEN_MS
 
 __all__ = ["Inspection", "LivePod", "QueueState"]
 
 _CLASS = 2**48
 """See queue.lua."""
-_SEEN_MS = 10_000
 _SLOT = b"pods"
 
 
@@ -51,12 +51,6 @@ class Inspection:
         self._redis = redis
         self._queue = QueueKeys()
 
-    async def seen(self, pod: str, told: Mapping[str, Any] | None) -> None:
-        """A pod lives and says this of itself; None: it leaves."""
-        raw = orjson.dumps(told) if told is not None else b""
-        script = self._redis.scripts["pod_seen"]
-        await self._redis.execute(Unit(_SLOT).call(script, (pods_key(),), pod=pod, told=raw, keep_ms=_SEEN_MS))
-
     async def pods(self) -> list[LivePod]:
         """The pods that gave a sign within the last 10 s, by name."""
         unit = Unit(_SLOT).command("HGETALL", pods_key()).command("TIME")
@@ -65,7 +59,7 @@ class Inspection:
         found = []
         for i in range(0, len(raw), 2):
             at, _, told = raw[i + 1].partition(b"\n")
-            if now - int(at) <= _SEEN_MS:
+            if now - int(at) <= SEEN_MS:
                 found.append(LivePod(raw[i].decode(), orjson.loads(told), max(0, now - int(at))))
         return sorted(found, key=lambda pod: pod.name)
 
@@ -83,9 +77,15 @@ class Inspection:
         return QueueState(classes, max(0.0, age_s), int(leased), int(dead))
 
     async def session(self, keys: SessionKeys) -> dict[str, str] | None:
-        """The fields of a session's header; None where there is none, or it is another tenant's."""
+        """The fields of a session's header; None where there is none, or it is another tenant's.
+
+        Raises `SchemaNewer`.
+        """
         fields = _text((await self._redis.execute(Unit(keys.tag).command("HGETALL", keys.hash)))[0])
-        return fields if fields.get("tenant") == keys.tenant else None
+        if fields.get("tenant") != keys.tenant:
+            return None
+        check_version(fields["v"])
+        return fields
 
     async def runs(self, keys: SessionKeys, limit: int) -> list[dict[str, str | None]]:
         """The newest runs of a session, newest first: id, status, attempt, pod, times."""

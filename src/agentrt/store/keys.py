@@ -1,4 +1,8 @@
-"""THE SCHEMA, version 1: every key that agentrt keeps in Redis.
+"""THE SCHEMA, version 2: every key that agentrt keeps in Redis.
+
+A pod knows this version and the one before, and works on each session in that session's own. Which one new sessions
+get, and idle ones are brought to by their next turn, is the deployment's: `agentrt schema bump`. In version 1 a run
+keeps its `input` for good, and has no `asked`.
 
 `t` is the tenant, `s` the session, `q` the number of the queue. The braces are Redis hash tags: what stands in them
 decides the Cluster slot, so all keys of one line group live on one node. No script touches two groups.
@@ -8,7 +12,7 @@ session TTL (`AGENTRT_SESSION_TTL_S`) from the last begin, commit or append, and
 a session that is for one run only (chat completions, `store: false`) for `AGENTRT_ALONE_TTL_S`.
 
   agentrt:{t/s}                 HASH   the session's header                          begin commit claim append create
-      v            schema version, 1                          tenant, user   who owns the data
+      v            schema version                             tenant, user   who owns the data
       agent        the agent of the newest run                created, updated   ms since the epoch, Redis time
       rev          bumped by every commit, append, delete      seq            number of items ever written = LLEN items
       owner, pod   token and pod of the owner; empty when idle  fence         last fence minted; never expires alone
@@ -31,7 +35,9 @@ a session that is for one run only (chat completions, `store: false`) for `AGENT
                                        at least 24 h                               begin plan record commit cancel
       status       waiting | running | completed | failed | incomplete | cancelled
       fp           fingerprint of principal and body          token, fence   of the attempt that owns it
-      request      JSON, what the client asked for             input          JSON array of items
+      request      JSON, what the client asked for             input          JSON array of items; gone once the history
+                                                                              has them and the run cannot be resumed
+      asked        how many of its items were its input, where `input` is gone
       first        number of the run's first item              n_items        how many items it added
       attempt      1, 2, ...                                   pod            the pod of the last attempt
       created, ended   ms                                      cancel         1 | rollback when somebody asked to
@@ -120,6 +126,8 @@ Pod-owned keys:
 
   agentrt:{pods}:live           HASH   pod -> `ms since the epoch, newline, JSON that the pod says of itself`; TTL and
                                        every entry 10 s                                                 pod_seen
+  agentrt:{pods}:schema         HASH   writes: the schema version that is written; bumped: when it was raised, ms. No
+                                       TTL: the operator owns it (`agentrt schema`)          pod_seen schema_bump
   agentrt:{q:0}:probe:<pod>     STRING what the readiness probe writes and reads, where the queue is; TTL 60 s
   agentrt:pod:<pod>             pub/sub channel: JSON [granted | logged | cancel | steer, session, run] or
                                 [lock, key of the lock, token that it was handed to]; a hint only, polls stand behind it
@@ -152,6 +160,7 @@ __all__ = [
     "pod_channel",
     "pods_key",
     "probe_key",
+    "schema_key",
     "users_channel",
 ]
 
@@ -350,6 +359,11 @@ def probe_key(pod: str) -> bytes:
 def pods_key() -> bytes:
     """What the live pods say of themselves."""
     return b"agentrt:{pods}:live"
+
+
+def schema_key() -> bytes:
+    """Which version of the schema is written."""
+    return b"agentrt:{pods}:schema"
 
 
 def pod_channel(pod: str) -> str:

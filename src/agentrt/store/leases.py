@@ -57,6 +57,11 @@ class Leases:
         reply = (await self._redis.execute(unit))[0]
         return None if reply[0] == b"queued" else int(reply[1])
 
+    async def rest(self, member: bytes, rest_ms: int) -> None:
+        """Let a lease run out that long from now."""
+        seconds, micros = (await self._redis.execute(Unit(self._slot).command("TIME")))[0]
+        await self.park(member, int(seconds) * 1000 + int(micros) // 1000 + rest_ms)
+
     async def park(self, member: bytes, until_ms: int) -> None:
         """Let a lease run out at that time (ms, Redis' clock): nobody works on its run before."""
         unit = Unit(self._slot).call(self._redis.scripts["park"], self._keys, member=member, until_ms=until_ms)

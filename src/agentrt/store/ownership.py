@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from agentrt.errors import ForeignState, OwnershipLost, SchemaNewer, ScriptError
+from agentrt.errors import ForeignState, OwnershipLost, SchemaNewer, ScriptError, StoreUnavailable
 from agentrt.records import Items
 from agentrt.store.keys import RunKeys, SessionKeys, lease_member
+from agentrt.store.schema import Writes
 
 if TYPE_CHECKING:
     from agentrt.store.users import Head
@@ -36,6 +37,8 @@ class StoreConfig:
     """Whether replicas are waited for: before effects that must not happen twice, and for background runs."""
     acknowledge_turns: bool = False
     """Whether they are waited for at the end of every turn, too."""
+    writes: Writes = field(default_factory=Writes)
+    """Which version of the schema new sessions get."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,8 @@ def unexpected(reply: list[Any], where: str) -> Exception:
     status = reply[0]
     if status == b"newer":
         return SchemaNewer(int(reply[1]))
+    if status == b"older":
+        return StoreUnavailable(f"{where}: an older pod works on it", "older")
     if status == b"foreign":
         return ForeignState(f"{where}: the key holds another tenant's state")
     return ScriptError(f"{where}: unexpected reply {status!r}")

@@ -1,12 +1,16 @@
 -- resolve: say what became of an effect in doubt
 -- KEYS session effects
--- ARGV key resolution note_before note_after
+-- ARGV known key resolution note_before note_after
 -- note: the item that tells the model, around the number that it gets when the next run begins
 -- returns {'ok', resolution} also when it was resolved before: the first one stands
---         {'settled'} it is not in doubt | {'missing'}
+--         {'settled'} it is not in doubt | {'missing'} | {'newer', v} | {'older', v}
+-- INCLUDE versions.lua
 -- INCLUDE doubts.lua
 
-if redis.call('EXISTS', session) == 0 then return {'missing'} end
+local v = redis.call('HGET', session, 'v')
+if not v then return {'missing'} end
+local odd = strange(v, known)
+if odd then return odd end
 local r = redis.call('HMGET', effects, key, key .. '!', key .. '=')
 if not r[1] then return {'missing'} end
 if r[3] then return {'ok', r[3]} end

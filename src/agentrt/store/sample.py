@@ -15,7 +15,10 @@ __all__ = ["BIG_BYTES", "Sample", "take_sample"]
 BIG_BYTES = 8 * 1024 * 1024
 """Above it a key makes Redis stand still for others when it is deleted, moved or read whole."""
 _PREFIX = b"agentrt:"
-_OWNED = (b":leases", b":config", b":ready", b":since", b":tags", b":dead")
+_OWNED = (
+    *(b":leases", b":config", b":ready", b":since", b":tags", b":dead", b":jobs", b":marks", b":buried"),
+    *(b"{access}:keys", b"{access}:quotas", b"{access}:rev", b"{pods}:schema"),
+)
 """Keys without a TTL, which somebody deletes: see the schema in `store.keys`."""
 
 
@@ -27,9 +30,19 @@ class Sample:
     foreign: int = 0
     immortal: list[str] = field(default_factory=list)
     big: list[tuple[str, int]] = field(default_factory=list)
-    newer: int = 0
-    older: int = 0
+    versions: Counter[int] = field(default_factory=Counter)
+    """How many sessions of which schema version."""
     tags: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def newer(self) -> int:
+        """Sessions that this code cannot read."""
+        return sum(count for version, count in self.versions.items() if version > SCHEMA_VERSION)
+
+    @property
+    def older(self) -> int:
+        """Sessions of an older version."""
+        return sum(count for version, count in self.versions.items() if version < SCHEMA_VERSION)
 
 
 async def take_sample(redis: Redis, keys_max: int) -> Sample:
@@ -60,6 +73,4 @@ async def _look(redis: Redis, sample: Sample, name: bytes) -> None:
     if (replies[1] or 0) > BIG_BYTES:
         sample.big.append((shown, replies[1]))
     if is_header and replies[2] is not None:
-        version = int(replies[2])
-        sample.newer += version > SCHEMA_VERSION
-        sample.older += version < SCHEMA_VERSION
+        sample.versions[int(replies[2])] += 1

@@ -53,6 +53,8 @@ class Commit:
     planned: bool = True
     steered: int = 0
     """How many of the messages that came to the run meanwhile are in `lines`."""
+    asked: int = 0
+    """How many of the lines, the first ones, are the run's input."""
     approvals: Sequence[Approval] = ()
     last_event: int = -1
     events: bytes = b""
@@ -81,7 +83,8 @@ class Sessions:
         unit = Unit(keys.tag).call(
             self._begin,
             (keys.hash, run.hash, keys.runs, keys.items),
-            v=SCHEMA_VERSION,
+            known=SCHEMA_VERSION,
+            writes=config.writes.version,
             tenant=keys.tenant,
             session_id=keys.id,
             user=want.user,
@@ -120,7 +123,7 @@ class Sessions:
                 await self.load(owned, window)
             return owned
         if reply[0] == b"older":
-            await upgrade(self._redis, keys, reply[1], config.session_ttl_s)
+            await upgrade(self._redis, keys, config.writes.version)
             return await self.begin(want)
         return self._refused(reply, keys)
 
@@ -178,7 +181,7 @@ class Sessions:
         unit = Unit(keys.tag).call(
             self._claim,
             (keys.hash, run.hash, run.effects, keys.items),
-            v=SCHEMA_VERSION,
+            known=SCHEMA_VERSION,
             run_id=run_id,
             old_token=owner.token,
             token=token,
@@ -237,6 +240,7 @@ class Sessions:
             approvals=orjson.dumps([list(one) for one in end.approvals]) if end.approvals else b"",
             skip=end.skip,
             steered=end.steered,
+            asked=end.asked,
             last=end.last_event,
             batch=end.events,
             events_ttl=config.events_ttl_s,
@@ -267,6 +271,7 @@ class Sessions:
         unit = Unit(keys.tag).call(
             self._redis.scripts["steer"],
             (keys.hash, run.hash, keys.runs),
+            known=SCHEMA_VERSION,
             session_id=keys.id,
             run_id=want.run,
             live=live,
@@ -279,6 +284,8 @@ class Sessions:
         reply = (await self._redis.execute(unit))[0]
         if reply[0] == b"conflict":
             return Conflict()
+        if reply[0] in {b"newer", b"older"}:
+            raise unexpected(reply, f"steer {keys.id}")
         return Steered(reply[1].decode()) if reply[0] == b"steered" else None
 
     async def steers(self, owned: Owned) -> list[str]:
@@ -300,8 +307,10 @@ class Sessions:
     async def revive(self, keys: SessionKeys, run_id: str) -> Begin | str:
         """Let a run that was given up be tried again: what begins it anew, or why not (`missing`, or its status)."""
         run = keys.run(run_id)
-        unit = Unit(keys.tag).call(self._redis.scripts["revive"], (keys.hash, run.hash))
+        unit = Unit(keys.tag).call(self._redis.scripts["revive"], (keys.hash, run.hash), known=SCHEMA_VERSION)
         reply = (await self._redis.execute(unit))[0]
+        if reply[0] in {b"newer", b"older"}:
+            raise unexpected(reply, f"revive {run_id}")
         if reply[0] != b"ok":
             return str(reply[-1].decode())
         return self._again(keys, run_id, *reply[1:])
@@ -338,7 +347,8 @@ class Sessions:
 
     async def leave(self, keys: SessionKeys, run: str, token: str, keep_ms: int) -> bool:
         """Stop waiting; True when it was granted in the meantime, and the caller owns the session."""
-        unit = Unit(keys.tag).call(self._redis.scripts["leave"], (keys.hash,), run_id=run, token=token, keep_ms=keep_ms)
+        script, known = self._redis.scripts["leave"], SCHEMA_VERSION
+        unit = Unit(keys.tag).call(script, (keys.hash,), known=known, run_id=run, token=token, keep_ms=keep_ms)
         reply = (await self._redis.execute(unit))[0]
         return bool(reply[0] == b"granted")
 

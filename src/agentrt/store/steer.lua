@@ -1,13 +1,17 @@
 -- steer: give the live run of a session one more message, which it takes in at its next step
 -- KEYS session run runs
--- ARGV session_id run_id live fp by_key input steers_max ttl
+-- ARGV known session_id run_id live fp by_key input steers_max ttl
 -- run_id: the run that the message would have been; under a key its record says into which run it went
 -- returns {'steered', run, owner token, owner's pod} it is that run's, now or since before
 --         {'conflict'} another message has this key
 --         {'gone'} the live run has ended by now     {'full'} as many wait for its next step as may wait
+--         {'newer', v} | {'older', v}
+-- INCLUDE versions.lua
 -- INCLUDE ownership.lua
 
-local s = redis.call('HMGET', session, 'owner', 'pod', 'run', 'run_fp', 'steers')
+local s = redis.call('HMGET', session, 'owner', 'pod', 'run', 'run_fp', 'steers', 'v')
+local odd = s[6] and strange(s[6], known)
+if odd then return odd end
 if by_key == '1' then
   local known = redis.call('HMGET', run, 'into', 'fp')
   if known[1] and known[2] ~= fp then return {'conflict'} end

@@ -1,11 +1,14 @@
 -- summarize: the summary of a session, if nobody else wrote one since it was read
 -- KEYS session
--- ARGV user expected summary
+-- ARGV known user expected summary
 -- user: whose session it is, lest a summary outlive an erasure; expected: the summary as it was read, empty for none
--- returns {'ok'} | {'moved'} | {'missing'}
+-- returns {'ok'} | {'moved'} | {'missing'} | {'newer', v} | {'older', v}
+-- INCLUDE versions.lua
 
 local h = redis.call('HMGET', session, 'v', 'summary', 'user')
 if not h[1] or (h[3] or '') ~= user then return {'missing'} end
+local odd = strange(h[1], known)
+if odd then return odd end
 local held = h[2] or ''
 if held == summary then return {'ok'} end
 if held ~= expected then return {'moved'} end

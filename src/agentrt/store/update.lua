@@ -1,10 +1,12 @@
 -- update: the metadata of a session
 -- KEYS session
--- ARGV v metadata
+-- ARGV known metadata
 -- returns {'ok'} | {'missing'} | {'newer', v} | {'older', v}
+-- INCLUDE versions.lua
 
 local sv = redis.call('HGET', session, 'v')
 if not sv then return {'missing'} end
-if sv ~= v then return {tonumber(sv) > tonumber(v) and 'newer' or 'older', sv} end
+local odd = strange(sv, known)
+if odd then return odd end
 redis.call('HSET', session, 'metadata', metadata)
 return {'ok'}

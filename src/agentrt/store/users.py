@@ -13,9 +13,10 @@ from typing import Any
 import orjson
 
 from agentrt.errors import ScriptError, UserGone
+from agentrt.records import SCHEMA_VERSION
 from agentrt.store.connection import Redis, Sent, Unit
 from agentrt.store.keys import SessionKeys, UserKeys, users_channel
-from agentrt.store.ownership import StoreConfig
+from agentrt.store.ownership import StoreConfig, unexpected
 
 __all__ = ["Erased", "Greeting", "Head", "Pending", "Raw", "Turn", "Users"]
 
@@ -258,9 +259,17 @@ class Users:
     async def summarize(self, session: SessionKeys, user: str, expected: bytes, summary: bytes) -> bool:
         """Replace a session's summary, if it is still `expected`."""
         unit = Unit(session.tag).call(
-            self._scripts["summarize"], (session.hash,), user=user, expected=expected, summary=summary
+            self._scripts["summarize"],
+            (session.hash,),
+            known=SCHEMA_VERSION,
+            user=user,
+            expected=expected,
+            summary=summary,
         )
-        return bool((await self._redis.execute(unit))[0][0] == b"ok")
+        reply = (await self._redis.execute(unit))[0]
+        if reply[0] in {b"newer", b"older"}:
+            raise unexpected(reply, f"summarize {session.id}")
+        return bool(reply[0] == b"ok")
 
     async def summary(self, session: SessionKeys) -> bytes:
         """A session's summary as stored; empty for none."""
