@@ -281,6 +281,23 @@ class Telemetry:
                 registry=registry,
             )
         )
+        self.memory_recall_seconds = _Labelled(
+            Histogram(
+                "agentrt_memory_recall_seconds",
+                "Time that a turn spent on what it is given of the past, by agent.",
+                ["agent"],
+                buckets=(0.00025, 0.0005, *_SECONDS),
+                registry=registry,
+            )
+        )
+        self.memory_compacted = _Labelled(
+            Counter(
+                "agentrt_memory_compacted",
+                "What compaction took away, by kind: facts, turns, sessions (entries of a user's index).",
+                ["kind"],
+                registry=registry,
+            )
+        )
         self.memory_jobs_late = Gauge(
             "agentrt_memory_jobs_late", "Jobs of the memory that are due, in the whole deployment.", registry=registry
         )

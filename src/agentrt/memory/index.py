@@ -18,7 +18,7 @@ from typing import Any
 from agentrt.memory.arrays import Arrays, load
 from agentrt.memory.dates import Day, day_of, named
 from agentrt.memory.lexicon import terms
-from agentrt.memory.turns import Memory
+from agentrt.memory.turns import SUMMARY, Memory
 
 __all__ = ["Hit", "Index", "nothing"]
 
@@ -86,7 +86,8 @@ class Index:
         weights: dict[str, float] = defaultdict(float)
         for term in own:
             weights[term] += 1.0
-        before = self._last.get(memory.session, -1)
+        linked = memory.role != SUMMARY  # it stands beside the turns, not between them
+        before = self._last.get(memory.session, -1) if linked else -1
         previous = before
         for _ in range(2):
             if previous < 0:
@@ -100,7 +101,8 @@ class Index:
         self._docs.append(_Doc(number, memory, length, own[-_TAIL_TERMS:], before))
         if before >= 0:
             self._docs[before].after = place
-        self._last[memory.session] = place
+        if linked:
+            self._last[memory.session] = place
         self._sessions.setdefault(memory.session, len(self._sessions))
         self._length += length
         if memory.speaker:
