@@ -121,7 +121,7 @@ async def test_the_policy_s_pins_outlast_compaction(redis_url: str) -> None:
 async def test_a_summary_of_another_conversation_is_recalled(redis_url: str) -> None:
     """Of the conversation itself the summary stands in the context anyway."""
     heard: list[ModelRequest] = []
-    async with inside(redis_url, Tongue(), heard, memory={"facts": False, "recall_hits": 3}) as runtime:
+    async with inside(redis_url, Tongue(), heard, memory={"facts": False}) as runtime:
         want, _ = await runtime.turn("a", "We plan Reykjavik.", user="u1")
         for number in range(20):
             await runtime.turn("a", f"Point {number}.", user="u1", session=want.session, create=False)
