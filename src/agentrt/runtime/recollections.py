@@ -71,12 +71,11 @@ class Kept(Protocol):
 class _Shelf:
     """One user's index on this pod."""
 
-    __slots__ = ("facts", "index", "lock", "looked", "used", "vectors")
+    __slots__ = ("facts", "index", "lock", "looked", "used")
 
     def __init__(self, index: Index) -> None:
         self.index = index
         self.lock = asyncio.Lock()
-        self.vectors: dict[int, Any] = {}
         self.facts: tuple[int, Index, list[Known]] | None = None
         """Those that hold, as of a revision."""
         self.looked = 0.0
@@ -170,7 +169,8 @@ class Recollections:
     ) -> list[Hit]:
         """The turns of a user that fit a question best."""
         shelf = await self._shelf(head, embedder)
-        vector = await self._question_vector(question, embedder) if embedder is not None and shelf.vectors else None
+        embedded = embedder is not None and bool(shelf.index.matrix.numbers)
+        vector = await self._question_vector(question, embedder) if embedder is not None and embedded else None
         return shelf.index.search(question, k, vector=vector, without=seen)
 
     async def _facts(self, head: Head, question: str) -> list[Known]:
@@ -236,20 +236,12 @@ class Recollections:
     # --- embeddings -----------------------------------------------------------------------------------------------
 
     async def _read_vectors(self, shelf: _Shelf, user: UserKeys) -> None:
-        if len(shelf.vectors) >= len(shelf.index):
-            return
-        missing = [number for number in shelf.index.numbers if number not in shelf.vectors]
-        if not missing or time.monotonic() - shelf.looked < _VECTORS_S:
+        known = shelf.index.matrix.numbers
+        if len(known) >= len(shelf.index) or time.monotonic() - shelf.looked < _VECTORS_S:
             return
         shelf.looked = time.monotonic()
-        found = await self._users.vectors(user, missing)
-        library = numpy()
-        for number, raw in found.items():
-            shelf.vectors[number] = library.frombuffer(raw, dtype=library.float16).astype(library.float32)
-        # Vectors of two models cannot be compared: then recall is lexical.
-        sizes = {len(vector) for vector in shelf.vectors.values()}
-        if found and len(sizes) == 1:
-            shelf.index.set_vectors(shelf.vectors, library.vstack)
+        missing = [number for number in shelf.index.numbers if number not in known]
+        shelf.index.add_vectors(await self._users.vectors(user, missing))
 
     async def _question_vector(self, question: str, embedder: Embedder) -> Any:
         try:
