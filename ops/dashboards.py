@@ -3,50 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["DASHBOARDS", "Dashboard", "Panel", "files"]
+from ops.memory_dashboard import MEMORY
+from ops.panels import Dashboard, Panel, highest, quantile, rate
+
+__all__ = ["DASHBOARDS", "files"]
 
 _IN = 'namespace=~"$namespace",service=~"$service"'
 _DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 _WIDTH, _HEIGHT = 8, 8
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """One graph: what it is called, what it means, its unit in Grafana's words, and (legend, expression) of each line.
-
-    `@` in an expression stands for the labels that pick the deployment.
-    """
-
-    title: str
-    text: str
-    unit: str
-    lines: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Dashboard:
-    """A dashboard: its file's name, its title, its panels in rows of three."""
-
-    name: str
-    title: str
-    panels: tuple[Panel, ...]
-
-
-def _rate(metric: str, by: str, selector: str = "") -> str:
-    inner = f"@,{selector}" if selector else "@"
-    return f"sum by ({by}) (rate({metric}{{{inner}}}[$__rate_interval]))"
-
-
-def _quantile(share: float, metric: str, by: str) -> str:
-    return f"histogram_quantile({share}, sum by ({by}, le) (rate({metric}_bucket{{@}}[$__rate_interval])))"
-
-
-def _max(metric: str) -> str:
-    return f"max({metric}{{@}})"
-
 
 DASHBOARDS = (
     Dashboard(
@@ -57,43 +23,43 @@ DASHBOARDS = (
                 "Requests",
                 "HTTP requests by route.",
                 "reqps",
-                (("{{route}}", _rate("agentrt_http_requests_total", "route")),),
+                (("{{route}}", rate("agentrt_http_requests_total", "route")),),
             ),
             Panel(
                 "Errors",
                 "HTTP answers of the server's and of the client's fault, by code.",
                 "reqps",
-                (("{{code}}", _rate("agentrt_http_requests_total", "code", 'code=~"[45].."')),),
+                (("{{code}}", rate("agentrt_http_requests_total", "code", 'code=~"[45].."')),),
             ),
             Panel(
-                "Turns", "Runs that ended, by status.", "ops", (("{{status}}", _rate("agentrt_turns_total", "status")),)
+                "Turns", "Runs that ended, by status.", "ops", (("{{status}}", rate("agentrt_turns_total", "status")),)
             ),
             Panel(
                 "Duration of a turn",
                 "From the request to the committed turn, by agent; 95th percentile.",
                 "s",
-                (("{{agent}}", _quantile(0.95, "agentrt_turn_seconds", "agent")),),
+                (("{{agent}}", quantile(0.95, "agentrt_turn_seconds", "agent")),),
             ),
             Panel(
                 "Time to first token",
                 "From the start of a run to its first output, by agent; median and 95th percentile.",
                 "s",
                 (
-                    ("{{agent}} p50", _quantile(0.5, "agentrt_first_token_seconds", "agent")),
-                    ("{{agent}} p95", _quantile(0.95, "agentrt_first_token_seconds", "agent")),
+                    ("{{agent}} p50", quantile(0.5, "agentrt_first_token_seconds", "agent")),
+                    ("{{agent}} p95", quantile(0.95, "agentrt_first_token_seconds", "agent")),
                 ),
             ),
             Panel(
                 "Tokens",
                 "Tokens that providers reported, by agent and direction: what is paid for.",
                 "short",
-                (("{{agent}} {{direction}}", _rate("agentrt_tokens_total", "agent, direction")),),
+                (("{{agent}} {{direction}}", rate("agentrt_tokens_total", "agent, direction")),),
             ),
             Panel(
                 "Calls of models",
                 "By provider and outcome.",
                 "ops",
-                (("{{provider}} {{outcome}}", _rate("agentrt_model_calls_total", "provider, outcome")),),
+                (("{{provider}} {{outcome}}", rate("agentrt_model_calls_total", "provider, outcome")),),
             ),
             Panel(
                 "Turns that fail",
@@ -117,13 +83,16 @@ DASHBOARDS = (
         "agentrt / Runs and queue",
         (
             Panel(
-                "Depth of the queue", "Runs that wait for a pod.", "short", (("waiting", _max("agentrt_queue_depth")),)
+                "Depth of the queue",
+                "Runs that wait for a pod.",
+                "short",
+                (("waiting", highest("agentrt_queue_depth")),),
             ),
             Panel(
                 "Age of the queue",
                 "How long the oldest has waited.",
                 "s",
-                (("oldest", _max("agentrt_queue_oldest_seconds")),),
+                (("oldest", highest("agentrt_queue_oldest_seconds")),),
             ),
             Panel(
                 "Occupancy",
@@ -141,24 +110,24 @@ DASHBOARDS = (
                 "Beginnings",
                 "What became of requests for a turn.",
                 "ops",
-                (("{{outcome}}", _rate("agentrt_begins_total", "outcome")),),
+                (("{{outcome}}", rate("agentrt_begins_total", "outcome")),),
             ),
             Panel(
                 "Recoveries",
                 "Runs that were found without a living owner.",
                 "ops",
-                (("{{outcome}}", _rate("agentrt_claims_total", "outcome")),),
+                (("{{outcome}}", rate("agentrt_claims_total", "outcome")),),
             ),
             Panel(
                 "Handed over and lost",
                 "Runs that went on elsewhere: in a drain, or because another pod owned them.",
                 "ops",
                 (
-                    ("{{status}}", _rate("agentrt_turns_total", "status", 'status=~"handed_over|lost"')),
+                    ("{{status}}", rate("agentrt_turns_total", "status", 'status=~"handed_over|lost"')),
                     ("displaced", "sum(rate(agentrt_ownership_lost_total{@}[$__rate_interval]))"),
                 ),
             ),
-            Panel("Dead letters", "Runs that were given up.", "short", (("dead", _max("agentrt_dead_letters")),)),
+            Panel("Dead letters", "Runs that were given up.", "short", (("dead", highest("agentrt_dead_letters")),)),
             Panel(
                 "Runs by pod",
                 "Runs in flight, by pod.",
@@ -175,43 +144,43 @@ DASHBOARDS = (
                 "Effects",
                 "Tool calls by what became of them: recorded, failed, replayed, in doubt.",
                 "ops",
-                (("{{outcome}}", _rate("agentrt_effects_total", "outcome")),),
+                (("{{outcome}}", rate("agentrt_effects_total", "outcome")),),
             ),
             Panel(
                 "Effects by tool",
                 "Tool calls, by tool.",
                 "ops",
-                (("{{tool}}", _rate("agentrt_effects_total", "tool")),),
+                (("{{tool}}", rate("agentrt_effects_total", "tool")),),
             ),
             Panel(
                 "In doubt",
                 "Effects whose outcome is not known.",
                 "short",
-                (("in doubt", _max("agentrt_effects_in_doubt")),),
+                (("in doubt", highest("agentrt_effects_in_doubt")),),
             ),
             Panel(
                 "Age of doubt",
                 "How long the oldest effect has been in doubt.",
                 "s",
-                (("oldest", _max("agentrt_effects_in_doubt_oldest_seconds")),),
+                (("oldest", highest("agentrt_effects_in_doubt_oldest_seconds")),),
             ),
             Panel(
                 "Waiting for locks",
                 "Time that calls waited for a named lock; 95th percentile, by outcome.",
                 "s",
-                (("{{outcome}}", _quantile(0.95, "agentrt_lock_wait_seconds", "outcome")),),
+                (("{{outcome}}", quantile(0.95, "agentrt_lock_wait_seconds", "outcome")),),
             ),
             Panel(
                 "Locks asked for",
                 "Named locks, by outcome.",
                 "ops",
-                (("{{outcome}}", _rate("agentrt_lock_wait_seconds_count", "outcome")),),
+                (("{{outcome}}", rate("agentrt_lock_wait_seconds_count", "outcome")),),
             ),
             Panel(
                 "Locks lost",
                 "Named locks that were lost while they were held.",
                 "ops",
-                (("{{reason}}", _rate("agentrt_locks_lost_total", "reason")),),
+                (("{{reason}}", rate("agentrt_locks_lost_total", "reason")),),
             ),
             Panel(
                 "Writes refused by the fence",
@@ -227,6 +196,7 @@ DASHBOARDS = (
             ),
         ),
     ),
+    MEMORY,
     Dashboard(
         "redis",
         "agentrt / Redis as memory",
@@ -235,7 +205,10 @@ DASHBOARDS = (
                 "Memory",
                 "Used, and maxmemory.",
                 "bytes",
-                (("used", _max("agentrt_redis_memory_used_bytes")), ("max", _max("agentrt_redis_memory_max_bytes"))),
+                (
+                    ("used", highest("agentrt_redis_memory_used_bytes")),
+                    ("max", highest("agentrt_redis_memory_max_bytes")),
+                ),
             ),
             Panel(
                 "Evictions",
@@ -248,8 +221,8 @@ DASHBOARDS = (
                 "Connections, and how many there may be; those that were refused.",
                 "short",
                 (
-                    ("connections", _max("agentrt_redis_clients")),
-                    ("max", _max("agentrt_redis_clients_max")),
+                    ("connections", highest("agentrt_redis_clients")),
+                    ("max", highest("agentrt_redis_clients_max")),
                     ("refused", "max(increase(agentrt_redis_rejected_connections_total{@}[$__rate_interval]))"),
                 ),
             ),
@@ -257,7 +230,10 @@ DASHBOARDS = (
                 "Replication",
                 "Replicas, and how far the last one is behind, in seconds.",
                 "short",
-                (("replicas", _max("agentrt_redis_replicas")), ("lag", _max("agentrt_redis_replica_lag_seconds"))),
+                (
+                    ("replicas", highest("agentrt_redis_replicas")),
+                    ("lag", highest("agentrt_redis_replica_lag_seconds")),
+                ),
             ),
             Panel(
                 "Persistence",
@@ -280,8 +256,8 @@ DASHBOARDS = (
                 "A write and a read, as the pods see it.",
                 "s",
                 (
-                    ("p50", _quantile(0.5, "agentrt_redis_probe_seconds", "service")),
-                    ("p99", _quantile(0.99, "agentrt_redis_probe_seconds", "service")),
+                    ("p50", quantile(0.5, "agentrt_redis_probe_seconds", "service")),
+                    ("p99", quantile(0.99, "agentrt_redis_probe_seconds", "service")),
                 ),
             ),
             Panel(
@@ -298,7 +274,7 @@ DASHBOARDS = (
                 "Failed probes by reason, and breaks of the state connection.",
                 "ops",
                 (
-                    ("{{reason}}", _rate("agentrt_redis_probe_failures_total", "reason")),
+                    ("{{reason}}", rate("agentrt_redis_probe_failures_total", "reason")),
                     ("breaks", "sum(rate(agentrt_redis_connection_breaks_total{@}[$__rate_interval]))"),
                 ),
             ),

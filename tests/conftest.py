@@ -23,6 +23,7 @@ OWNED = (
     b":tags",
     b":dead",
     b":jobs",
+    b":later",
     b":marks",
     b":buried",
     b"{access}:keys",

@@ -11,13 +11,14 @@ from agentrt.agent import Agent
 from agentrt.http.auth import Keys
 from agentrt.http.body import Bounds
 from agentrt.http.surface import Surface
+from agentrt.memory.tokens import vocabulary
 from agentrt.models.base import Model
 from agentrt.models.prices import Prices
 from agentrt.models.registry import Credentials, Models
 from agentrt.runtime.admission import Admission
 from agentrt.runtime.allowance import Allowance
 from agentrt.runtime.claims import Claims
-from agentrt.runtime.compaction import Compaction, Retention
+from agentrt.runtime.compaction import Compaction
 from agentrt.runtime.erasure import Erasure
 from agentrt.runtime.following import Following
 from agentrt.runtime.heartbeat import Heartbeat
@@ -27,6 +28,7 @@ from agentrt.runtime.people import People
 from agentrt.runtime.presence import Presence
 from agentrt.runtime.readiness import Readiness
 from agentrt.runtime.recollections import Recollections
+from agentrt.runtime.retention import Retention, Retentions
 from agentrt.runtime.runs import Runs
 from agentrt.runtime.services import Services
 from agentrt.runtime.signals import Signals
@@ -273,11 +275,13 @@ class _Memory:
 def _memory(stack: AsyncExitStack, given: Blueprint, services: Services, scan: Scan) -> _Memory:
     """Raises `DeclarationError` where an agent's policy cannot be had."""
     settings, agents = given.settings, given.agents
+    vocabulary()
     for agent in agents.values():
         check_policy(services, agent)
-    ingestion = Ingestion(services, agents)
-    retention = Retention(turns_s=settings.memory_turns_ttl_s, turns_max=settings.memory_turns_max)
-    compaction = Compaction(services, ingestion, retention)
+    default = Retention(turns_s=settings.memory_turns_ttl_s, turns_max=settings.memory_turns_max)
+    retentions = Retentions.read(settings.memory_retention_file, default)
+    ingestion = Ingestion(services, agents, retentions)
+    compaction = Compaction(services, ingestion, retentions)
     erasure = Erasure(services, scan, settings.receipt_secret or settings.api_keys_secret)
     handlers = {
         "ingest": ingestion.ingest,

@@ -67,6 +67,9 @@ class Settings:
     memory_ttl_s: int = _setting(400 * 86_400, "what is remembered of a user is kept this long after the last turn", 60)
     memory_turns_ttl_s: int = _setting(0, "raw turns are forgotten after this long, facts stay; 0: as the rest", 0)
     memory_turns_max: int = _setting(50_000, "raw turns kept of one user, the newest; 0: any number", 0)
+    memory_retention_file: str = _setting(
+        "", "JSON file of how long tenants' turns, summaries and facts are kept, see docs/memory.md"
+    )
     receipt_secret: str = _setting("", "secret that signs the receipts of erasures; default: that of the API keys")
     redis_timeout_ms: int = _setting(1_000, "longest wait for a reply of Redis", 10)
     wait_replicas: int = _setting(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -118,8 +118,10 @@ class _Maker:
     def histogram(self, name: str, text: str) -> Histogram:
         return Histogram(name, text, buckets=_SECONDS, registry=self._registry)
 
-    def histograms(self, name: str, text: str, *labels: str) -> _Labelled[Histogram]:
-        return _Labelled(Histogram(name, text, labels, buckets=_SECONDS, registry=self._registry))
+    def histograms(
+        self, name: str, text: str, *labels: str, buckets: Sequence[float] = _SECONDS
+    ) -> _Labelled[Histogram]:
+        return _Labelled(Histogram(name, text, labels, buckets=buckets, registry=self._registry))
 
 
 class Telemetry:
@@ -266,6 +268,17 @@ class Telemetry:
             "What was drawn from messages, by what became of it: written, merged, or why it was refused (empty, "
             "too_long, secret, supposed, not_said), or failed.",
             "outcome",
+        )
+        self.memory_recall_seconds = new.histograms(
+            "agentrt_memory_recall_seconds",
+            "Time that a turn spent on what it is given of the past, by agent.",
+            "agent",
+            buckets=(0.00025, 0.0005, *_SECONDS),
+        )
+        self.memory_compacted = new.counters(
+            "agentrt_memory_compacted",
+            "What compaction took away, by kind: facts, turns, sessions (entries of a user's index).",
+            "kind",
         )
         self.memory_jobs_late = new.gauge(
             "agentrt_memory_jobs_late", "Jobs of the memory that are due, in the whole deployment."

@@ -7,6 +7,7 @@ API keys. Ids that the API refuses are refused: then nothing is stored, and ther
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import tempfile
 import time
@@ -32,6 +33,7 @@ from tests.memory.extractor import Extractor
 SECRET = "a secret of the memory's tests"
 TENANTS = ("t1", "t2", "acme", "acme2", "globex", "dev")
 _SETTLE_S = 60.0
+GUARD = os.environ.get("WITHOUT", "")
 
 
 @dataclass
@@ -92,8 +94,12 @@ class Adapter:
     def __enter__(self) -> Adapter:
         self.redis.start()
         self.extractor.__enter__()
-        target = "tests.memory.agents:agents"
-        self.pods = [Pod(self.redis.url, target=target, name=f"memory-{n}", env=self._env) for n in range(self._count)]
+        # A negative control takes the guard out of the pods too.
+        entry = ("-m", "tests.negative.pod_without", GUARD) if GUARD else ("-m", "agentrt.cli")
+        self.pods = [
+            Pod(self.redis.url, target="tests.memory.agents:agents", name=f"memory-{n}", env=self._env, entry=entry)
+            for n in range(self._count)
+        ]
         for pod in self.pods:
             pod.start(wait=False)
         for pod in self.pods:

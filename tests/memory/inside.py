@@ -57,7 +57,7 @@ def seen_by(heard: list[ModelRequest]) -> Answer:
 async def inside(
     redis_url: str, tongue: Tongue, heard: list[ModelRequest] | None = None, **more: Any
 ) -> AsyncIterator[Runtime]:
-    """A runtime with the agent `a`: model `test:m`, extractor `test:x`."""
+    """A runtime with the agent `a`: model `test:m`, extractor `test:x`; `more` models by name."""
     memory: Mapping[str, Any] = more.pop("memory", {})
     agent = Agent(
         "a",
@@ -66,7 +66,7 @@ async def inside(
         memory=Memory(**{"extractor": "test:x", **memory}),
         limits=more.pop("limits", Limits()),
     )
-    answers: dict[str, Any] = {"m": seen_by([] if heard is None else heard), "x": tongue}
+    answers: dict[str, Any] = {"m": seen_by([] if heard is None else heard), "x": tongue, **more.pop("more", {})}
     async with running(redis_url, [agent], answers, **more) as runtime:
         yield runtime
 

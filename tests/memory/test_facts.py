@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable
 
@@ -21,6 +20,7 @@ from agentrt.memory.summary import FOLD, Summary, foldable
 from agentrt.memory.turns import Memory
 from agentrt.memory.window import newest
 from agentrt.records import Item, Items
+from tests.negative.memory_guards import cosine
 
 STATEMENTS = st.builds(
     lambda value, no, item, at, rank, one, attribute: Statement(
@@ -92,19 +92,12 @@ def test_facts_are_read_back_as_they_were_written(statements: list[Statement]) -
 # --- controls: the same by similarity ---------------------------------------------------------------------------------
 
 
-def _cosine(one: str, other: str) -> float:
-    """Of character trigrams; embeddings of sentences as short as these behave alike, only more so."""
-    counts = [Counter(text[i : i + 3] for i in range(len(text) - 2)) for text in (one, other)]
-    dot = sum(counts[0][gram] * counts[1][gram] for gram in counts[0])
-    return dot / math.prod(math.sqrt(sum(n * n for n in count.values())) for count in counts)
-
-
 def _by_key(one: str, other: str) -> bool:
     return ledger.normal(one) == ledger.normal(other)
 
 
 def _by_cosine(one: str, other: str) -> bool:
-    return _cosine(one, other) > 0.75
+    return cosine(one, other) > 0.75
 
 
 TWINS = [

@@ -17,6 +17,7 @@ from agentrt.runtime.heartbeat import Heartbeat
 from agentrt.runtime.intents import Intents
 from agentrt.store import scripts
 from agentrt.store.connection import Redis, Unit
+from tests.negative import memory_guards
 
 __all__ = ["GUARDS", "take_out"]
 
@@ -117,6 +118,12 @@ def retries() -> None:
     Redis.execute = execute  # type: ignore[method-assign]
 
 
+def generation() -> None:
+    """An erasure leaves no tombstone."""
+    in_scripts(lambda name, text: memory_guards.without_generation(cut, name, text))()
+    memory_guards.generation()
+
+
 GUARDS: dict[str, Callable[[], None]] = {
     "fence": in_scripts(fence),
     "intent": in_scripts(intent),
@@ -124,6 +131,9 @@ GUARDS: dict[str, Callable[[], None]] = {
     "sweep": in_scripts(sweep),
     "renewal": renewal,
     "retries": retries,
+    "pins": memory_guards.pins,
+    "keys": memory_guards.keys,
+    "generation": generation,
 }
 """By name: what takes the guard out of this process."""
 

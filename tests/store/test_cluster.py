@@ -262,9 +262,11 @@ async def remember_one(store: Store, session: SessionKeys) -> None:
     assert await users.remember(user, gen, [Turn("m1", b"{}", True), Turn("m2", b"{}")]) == 2
     await users.embed(user, gen, {1: b"v"})
     await users.retry(user, gen, Pending("m1", 1, 1, "why"))
-    assert await users.resolve(user, op="op", gen=gen, frev=0, profile=b"p", facts={"f": b"x"}, settled=["m1"])
-    assert not await users.resolve(user, op="other", gen=gen, frev=0, profile=b"", facts={})
-    assert await users.summarize(session, "", b"", b"summary")
+    written = {"gen": gen, "frev": 0, "profile": b"p", "left": 0}
+    assert await users.resolve(user, **written, op="op", facts={"f": b"x"}, settled=["m1"]) is True
+    assert await users.resolve(user, **written, op="other", facts={}) is False
+    assert await users.summarize(session, "", await users.summary(session), b"summary")
+    await users.recap(user, gen, "sum_1", b"{}", ["m1"])
     assert await users.forget(user, gen, ["m1"]) == 1
     assert (await users.erase(user, "op", 60)).facts == 1
     with pytest.raises(UserGone):

@@ -194,13 +194,13 @@ async def retrieve_item(request: HttpRequest) -> ASGIApp:
 async def delete_item(request: HttpRequest) -> ASGIApp:
     """Remove one item; the answer is the conversation."""
     to, session, number, item = await _item(request)
-    outcome = await to.services.conversations.erase_item(session, number, item)
+    header = await _header(to, session)
+    if header.live_run:
+        raise Locked(header.live_run)
+    outcome = await to.people.forgetting.stored(session, header.user, number, item)
     match outcome.outcome:
         case "busy":
             raise Locked(outcome.detail)
         case "missing":
             raise ApiError(404, "not_found", "Item not found.", param="id")
-    header = await _header(to, session)
-    if header.user:
-        await to.people.after_delete(session.tenant, header.user, item)
     return json_response(_conversation(session, header.created_ms, header.metadata))

@@ -21,7 +21,8 @@ from agentrt.http.operator import operator_of
 from agentrt.http.surface import Surface
 from agentrt.memory.dates import moment
 from agentrt.runtime.clock import wall_ms
-from agentrt.runtime.people import NoSuchMemory, Refused, Said
+from agentrt.runtime.forgetting import NoSuchMemory
+from agentrt.runtime.people import Refused, Said
 from agentrt.store.keys import UserKeys, is_name
 
 __all__ = ["USER_ROUTES"]
@@ -113,7 +114,10 @@ async def facts(asked: _Asked) -> Any:
 
 
 async def set_fact(asked: _Asked) -> Any:
-    """A preference or a correction: `{attribute, value, subject?, polarity?, card?, valid_until?, at?, replaces?}`."""
+    """A preference or a correction.
+
+    `{attribute, value, subject?, polarity?, card?, valid_until?, at?, replaces?, pinned?}`.
+    """
     body = await read_json(asked.request, asked.to.bounds)
     until = None if body.get("valid_until") is None else _moment(body["valid_until"], "valid_until", 0)
     identifier = await asked.to.people.set(
@@ -126,6 +130,7 @@ async def set_fact(asked: _Asked) -> Any:
         until=until,
         at=_moment(body.get("at"), "at", wall_ms()),
         replaces=_text(body, "replaces", ""),
+        pinned=_flag(body, "pinned") if "pinned" in body else None,
         by=f"key/{asked.principal.credential}",
     )
     return await asked.to.people.why(asked.user, identifier, wall_ms())
@@ -140,7 +145,7 @@ async def fact(asked: _Asked) -> Any:
 async def forget_fact(asked: _Asked) -> Any:
     """Forget one fact."""
     identifier = asked.request.path_params["fact"]
-    await asked.to.people.forget_fact(asked.user, identifier)
+    await asked.to.people.forgetting.fact(asked.user, identifier)
     return {"id": identifier, "forgotten": True}
 
 
@@ -172,7 +177,7 @@ async def remember(asked: _Asked) -> Any:
 async def forget_turn(asked: _Asked) -> Any:
     """Forget what was said in one item, here and in its conversation."""
     item = asked.request.path_params["item"]
-    await asked.to.people.forget_item(asked.user, item)
+    await asked.to.people.forgetting.item(asked.user, item)
     return {"item": item, "forgotten": True}
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module, util
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["Arrays", "load"]
+__all__ = ["Arrays", "Matrix", "Posting", "load"]
+
+_TERMS_MAX = 4_096
+"""Terms whose share in the scores is kept."""
+_OFTEN = 8
+"""A term that is in one of so many turns, or more, is kept by turn: adding it up needs no look-ups then."""
+_BLOCK = 64
 
 
 @cache
@@ -16,69 +23,153 @@ def load() -> Any:
     return import_module("numpy") if util.find_spec("numpy") is not None else None
 
 
+class Posting(NamedTuple):
+    """Where a term is, and with what weight, by place; each place once, in order."""
+
+    places: array[int]
+    weights: array[float]
+
+
+class _Share(NamedTuple):
+    """What a term adds to the scores, before its weight: at `places`, or, where that is None, at all of them."""
+
+    known: int
+    """Places that there were."""
+    places: Any
+    values: Any
+
+
 class Arrays:
     """An index as arrays; brought up to date when it is used."""
 
     def __init__(self) -> None:
         self._np = load()
-        self._postings: dict[str, tuple[Any, Any]] = {}
+        self._shares: dict[str, _Share] = {}
         self.count = -1
         """Places that the arrays know."""
-        self._lengths: Any = None
+        self._norms: Any = None
         self._before: Any = None
         self._after: Any = None
         self._sessions: Any = None
+        self._best: Any = None
 
-    def update(self, lengths: Sequence[float], links: Sequence[tuple[int, int, int]]) -> None:
-        """`links` are (place before, place after, session) by place, -1 for none."""
+    def update(self, norms: tuple[float, float], lengths: array[float], links: Sequence[array[int]]) -> None:
+        """`norms` are BM25's constant and its factor of a length; `links` the places before and after, -1 for none, and
+        the session, by place.
+        """
+        np = self._np
         self.count = len(lengths)
-        self._lengths = self._np.array(lengths, dtype=self._np.float64)
-        columns = self._np.array(links, dtype=self._np.int64).reshape(-1, 3)
-        self._before, self._after, self._sessions = columns[:, 0], columns[:, 1], columns[:, 2]
+        self._norms = norms[0] + norms[1] * np.frombuffer(lengths)
+        self._before, self._after, self._sessions = (np.frombuffer(one, dtype=np.int64).copy() for one in links)
+        self._best = np.zeros(int(self._sessions.max(initial=-1)) + 1)
 
-    def posting(self, term: str, posting: Mapping[int, float]) -> tuple[Any, Any]:
-        """(places, frequencies) of a term."""
-        known = self._postings.get(term)
-        if known is None or len(known[0]) != len(posting):
-            places = self._np.fromiter(posting.keys(), dtype=self._np.int64, count=len(posting))
-            frequencies = self._np.fromiter(posting.values(), dtype=self._np.float64, count=len(posting))
-            known = self._postings[term] = (places, frequencies)
-        return known
+    def lexical(self, weighted: Sequence[tuple[float, str, Posting]], neighbour: float, session: float) -> Any:
+        """BM25 by place, of terms with their weights; with shares of the neighbours' and of the session's best."""
+        np = self._np
+        scores = np.zeros(self.count + 1)  # -1, no neighbour, is the last place
+        for weight, term, posting in weighted:
+            share = self._share(term, posting)
+            if share.places is None:
+                scores[:-1] += weight * share.values
+            else:
+                scores[share.places] += weight * share.values
+        places = np.flatnonzero(scores)
+        own, sessions = scores[places], self._sessions[places]
+        self._best.fill(0.0)
+        np.maximum.at(self._best, sessions, own)
+        near = np.maximum(scores[self._before[places]], scores[self._after[places]])
+        found = np.zeros(self.count)
+        found[places] = own + neighbour * near + session * self._best[sessions]
+        return found
 
-    def lexical(self, weighted: Sequence[tuple[float, tuple[Any, Any]]], k1: float, b: float, average: float) -> Any:
-        """BM25 by place, of terms with their weights."""
-        norms = k1 * (1 - b + b * self._lengths / average)
-        scores = self._np.zeros(self.count)
-        for weight, (places, frequencies) in weighted:
-            scores[places] += weight * frequencies / (frequencies + norms[places])
-        return scores
-
-    def shared(self, scores: Any, neighbour: float, session: float) -> Any:
-        """Each score that is not nothing, with its shares of the neighbours' and of the session's best."""
-        best = self._np.zeros(int(self._sessions.max(initial=-1)) + 1)
-        self._np.maximum.at(best, self._sessions, scores)
-        padded = self._np.append(scores, 0.0)  # -1, no neighbour, is the last place
-        near = self._np.maximum(padded[self._before], padded[self._after])
-        return self._np.where(scores > 0, scores + neighbour * near + session * best[self._sessions], 0.0)
-
-    def dense(self, matrix: Any, vector: Any) -> Any:
-        """Cosines of rows of unit length. Not by BLAS: its threads would fight the pods for the cores."""
-        return self._np.einsum("ij,j->i", matrix, vector)
+    def _share(self, term: str, posting: Posting) -> _Share:
+        held = self._shares.get(term)
+        if held is not None and held.known == self.count:
+            return held
+        np = self._np
+        places: Any = np.frombuffer(posting.places, dtype=np.int32).astype(np.int64)
+        weights = np.frombuffer(posting.weights, dtype=np.float32).astype(np.float64)
+        values = weights / (weights + self._norms[places])
+        if len(places) * _OFTEN >= self.count:
+            all_of_them = np.zeros(self.count)
+            all_of_them[places] = values
+            places, values = None, all_of_them
+        if len(self._shares) >= _TERMS_MAX:
+            self._shares.clear()
+        share = self._shares[term] = _Share(self.count, places, values)
+        return share
 
     def fused(self, lexical: Any, rows: Any, dense: Any) -> Any:
-        """Half of each, both from 0 to 1."""
-        scores = 0.5 * lexical / (lexical.max(initial=0.0) or 1.0)
-        low, high = dense.min(initial=0.0), dense.max(initial=0.0)
-        if len(dense):
-            low, high = dense.min(), dense.max()
-        scores[rows] += 0.5 * (dense - low) / ((high - low) or 1.0)
+        """Half of each, both from 0 to 1. `rows`: the places of `dense`; None: all."""
+        scores = lexical * (0.5 / (lexical.max(initial=0.0) or 1.0))
+        low, high = float(dense.min()), float(dense.max())
+        scaled = (dense - low) * (0.5 / ((high - low) or 1.0))
+        if rows is None:
+            scores += scaled
+        else:
+            scores[rows] += scaled
         return scores
 
     def best(self, scores: Any, count: int) -> dict[int, float]:
-        """The best places with their scores."""
-        if count < len(scores):
-            places = self._np.argpartition(scores, len(scores) - count)[-count:]
-        else:
-            places = self._np.arange(len(scores))
+        """The best places with their scores, the best first, the newer first among equals."""
+        np = self._np
+        places = np.arange(len(scores)) if count >= len(scores) else self._candidates(scores, count)
         chosen = scores[places]
-        return dict(zip(places.tolist(), chosen.tolist(), strict=True))
+        if count < len(places):
+            part = np.argpartition(chosen, len(places) - count)[-count:]
+            places, chosen = places[part], chosen[part]
+        order = np.lexsort((places, chosen))[::-1]
+        return dict(zip(places[order].tolist(), chosen[order].tolist(), strict=True))
+
+    def _candidates(self, scores: Any, count: int) -> Any:
+        """Places among which the `count` best are: at least as good as the best of the count-th best block."""
+        np = self._np
+        blocks = len(scores) // _BLOCK
+        if blocks <= 2 * count:
+            return np.arange(len(scores))
+        tops = scores[: blocks * _BLOCK].reshape(blocks, _BLOCK).max(axis=1)
+        return np.flatnonzero(scores >= np.partition(tops, blocks - count)[blocks - count])
+
+
+class Matrix:
+    """Embeddings of unit length, a row each; it grows. `rows` are the places of the rows, None: row n is place n."""
+
+    def __init__(self) -> None:
+        self._np = load()
+        self._room: Any = None
+        self._places = array("q")
+        self.numbers: set[int] = set()
+        """Turns of which there is an embedding."""
+        self.mixed = False
+        """Embeddings of two models cannot be compared: then there is no dense search."""
+
+    def add(self, found: Mapping[int, bytes], places: Mapping[int, int]) -> None:
+        """Take embeddings in, float16 by number, of turns with these places."""
+        new = {number: raw for number, raw in found.items() if number in places and number not in self.numbers}
+        if not new:
+            return
+        np, held = self._np, len(self._places)
+        sizes = {len(raw) // 2 for raw in new.values()} | ({self._room.shape[1]} if held else set())
+        if len(sizes) > 1:
+            self.mixed = True
+        self.numbers.update(new)
+        if self.mixed:
+            return
+        if self._room is None or held + len(new) > len(self._room):
+            room = np.empty((max(64, (held + len(new)) * 5 // 4), sizes.pop()), dtype=np.float32)
+            if held:
+                room[:held] = self._room[:held]
+            self._room = room
+        self._room[held : held + len(new)] = np.frombuffer(b"".join(new.values()), dtype=np.float16).reshape(
+            len(new), -1
+        )
+        self._places.extend(places[number] for number in new)
+
+    def cosines(self, vector: Any) -> tuple[Any, Any] | None:
+        """(rows, cosines with a vector of unit length); None where they cannot be told."""
+        if self.mixed or not self._places or len(vector) != self._room.shape[1]:
+            return None
+        np = self._np
+        rows = np.frombuffer(self._places, dtype=np.int64).copy()
+        # Row by row: a product of a matrix is spread over threads, which would fight the pods for the cores.
+        return rows, np.vecdot(self._room[: len(rows)], vector)

@@ -16,7 +16,7 @@ from agentrt.memory.dates import iso
 from agentrt.memory.index import Hit
 from agentrt.memory.lexicon import terms
 from agentrt.memory.summary import Summary
-from agentrt.memory.tokens import FILL, estimate
+from agentrt.memory.tokens import count, usable
 from agentrt.records import Item
 
 __all__ = ["HEAD", "Block", "Known", "Shares", "compose"]
@@ -43,6 +43,11 @@ class Known(NamedTuple):
     until: int | None
     pinned: bool
     rank: int
+
+    @property
+    def words(self) -> str:
+        """What it is found by."""
+        return f"{self.subject} {self.attribute.replace('_', ' ')} {self.value}"
 
     @property
     def line(self) -> str:
@@ -83,7 +88,7 @@ class Block:
     @property
     def total(self) -> int:
         """Tokens of all of it."""
-        return estimate(self.text)
+        return count(self.text)
 
     def report(self) -> dict[str, Any]:
         """What is in it and why."""
@@ -130,21 +135,21 @@ def compose(
     `recalled` is asked only if there is room. The whole block stays within the sum of the shares.
     """
     block = Block()
-    frame = estimate(HEAD) + estimate(TAIL)
-    room = int(sum(shares) * FILL) - frame
+    frame = count(HEAD) + count(TAIL)
+    room = usable(sum(shares)) - frame
     if room <= 0:
         return block
     lines: list[str] = []
-    given = int(shares.profile * FILL)
+    given = usable(shares.profile)
     chosen = _chosen([one for one in profile if one.until is None or one.until >= now_ms], question)
     # Whatever else has a share: no turn is without what concerns safety, as long as there is any room at all.
     spent = _facts(block, chosen, lines, min(given, room), room)
     room -= spent
     if summary is not None and summary.segments:
-        spent = _summary(block, summary, lines, min(int(shares.summary * FILL), room))
+        spent = _summary(block, summary, lines, min(usable(shares.summary), room))
         room -= spent
     if recalled is not None and room > 0 and shares.recall > 0:
-        _recalled(block, recalled(), lines, min(int(shares.recall * FILL), room))
+        _recalled(block, recalled(), lines, min(usable(shares.recall), room))
     if lines:
         block.text = "\n".join([HEAD, *lines, TAIL])
     return block
@@ -155,8 +160,7 @@ def _chosen(profile: Sequence[Known], question: str) -> list[Known]:
     asked = set(terms(question))
 
     def relevance(one: Known) -> tuple[bool, bool, int]:
-        words = {*terms(one.value), *terms(one.attribute.replace("_", " ")), *terms(one.subject)}
-        return one.pinned, one.rank >= 3, len(asked & words)
+        return one.pinned, one.rank >= 3, len(asked & set(terms(one.words)))
 
     return sorted(profile, key=relevance, reverse=True)
 
@@ -165,7 +169,7 @@ def _facts(block: Block, chosen: Sequence[Known], lines: list[str], share: int, 
     spent, title = 0, "Known facts:"
     taken: list[Known] = []
     for one in chosen:
-        cost = estimate(one.line) + (0 if taken else estimate(title))
+        cost = count(one.line) + (0 if taken else count(title))
         if spent + cost > (room if one.pinned else share):
             block.left_out["facts"] = block.left_out.get("facts", 0) + 1
             continue
@@ -180,9 +184,9 @@ def _facts(block: Block, chosen: Sequence[Known], lines: list[str], share: int, 
 
 def _summary(block: Block, summary: Summary, lines: list[str], room: int) -> int:
     title = "Earlier in this conversation:"
-    spent, texts = estimate(title), []
+    spent, texts = count(title), []
     for segment in reversed(summary.segments):
-        cost = estimate(segment.text) + 2
+        cost = count(segment.text) + 2
         if spent + cost > room:
             block.left_out["summary"] = block.left_out.get("summary", 0) + 1
             continue
@@ -199,10 +203,10 @@ def _summary(block: Block, summary: Summary, lines: list[str], room: int) -> int
 
 def _recalled(block: Block, hits: Sequence[Hit], lines: list[str], room: int) -> None:
     title = "Said before, found for this message:"
-    spent, taken = estimate(title), []
+    spent, taken = count(title), []
     for hit in hits:
         line = _line(hit)
-        cost = estimate(line)
+        cost = count(line)
         if spent + cost > room:
             block.left_out["recalled"] = block.left_out.get("recalled", 0) + 1
             continue

@@ -45,8 +45,14 @@ class Day(NamedTuple):
         return all(mine in (0, theirs) for mine, theirs in zip(self, other, strict=True))
 
 
+_MAYBE = re.compile(rf"\d|\b(?:{_MONTH})\b", re.IGNORECASE)
+"""Most texts name no date, and one look says so."""
+
+
 def named(text: str) -> Day | None:
     """The first date that a text names, the most exact kind first; None for none."""
+    if _MAYBE.search(text) is None:
+        return None
     for pattern in _PATTERNS:
         if match := pattern.search(text):
             parts = match.groupdict()

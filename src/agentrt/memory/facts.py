@@ -71,6 +71,8 @@ class Fact:
     state: State = "active"
     pii: bool = False
     dropped: frozenset[str] = frozenset()
+    pinned: bool = False
+    """Set by somebody: in the context of every turn, whatever the question."""
 
     @property
     def best(self) -> Sighting:
@@ -105,15 +107,16 @@ class Fact:
                 self.pii,
                 stored,
                 sorted(self.dropped),
+                self.pinned,
             ]
         )
 
     @classmethod
     def decode(cls, identifier: str, raw: bytes) -> Fact:
         """Read what `encode` wrote."""
-        subject, attribute, value, negative, state, pii, stored, dropped = orjson.loads(raw)
+        subject, attribute, value, negative, state, pii, stored, dropped, *pinned = orjson.loads(raw)
         sightings = {one[0]: Sighting(*one) for one in stored}
-        return cls(identifier, subject, attribute, value, negative, sightings, state, pii, frozenset(dropped))
+        return cls(identifier, subject, attribute, value, negative, sightings, state, pii, frozenset(dropped), *pinned)
 
 
 def _strength(sighting: Sighting) -> tuple[Any, ...]:
@@ -171,6 +174,7 @@ def forget(fact: Fact) -> None:
     fact.dropped |= set(fact.sightings)
     fact.sightings.clear()
     fact.value = ""
+    fact.pinned = False
     fact.state = "forgotten"
 
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import heapq
 import math
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentrt.memory.arrays import Arrays, load
+from agentrt.memory.arrays import Arrays, Matrix, Posting, load
 from agentrt.memory.dates import Day, day_of, named
 from agentrt.memory.lexicon import terms
-from agentrt.memory.turns import Memory
+from agentrt.memory.turns import SUMMARY, Memory
 
 __all__ = ["Hit", "Index", "nothing"]
 
@@ -52,10 +53,11 @@ class Hit:
 class _Doc:
     number: int
     memory: Memory
-    length: float
     tail: list[str]
-    before: int = -1
-    after: int = -1
+
+
+def _posting() -> Posting:
+    return Posting(array("i"), array("f"))
 
 
 @dataclass(slots=True)
@@ -66,14 +68,19 @@ class Index:
     epoch: int
     upto: int = 0
     _docs: list[_Doc] = field(default_factory=list)
-    _postings: defaultdict[str, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
+    _places: dict[int, int] = field(default_factory=dict)
+    _lengths: array[float] = field(default_factory=lambda: array("d"))
+    _before: array[int] = field(default_factory=lambda: array("q"))
+    _after: array[int] = field(default_factory=lambda: array("q"))
+    _in_session: array[int] = field(default_factory=lambda: array("q"))
+    _postings: defaultdict[str, Posting] = field(default_factory=lambda: defaultdict(_posting))
     _last: dict[str, int] = field(default_factory=dict)
     _length: float = 0.0
     _speakers: dict[str, str] = field(default_factory=dict)
     _sessions: dict[str, int] = field(default_factory=dict)
     _arrays: Arrays = field(default_factory=Arrays)
-    _matrix: Any = None
-    _rows: Any = None
+    matrix: Matrix = field(default_factory=Matrix)
+    """The embeddings that are known of its turns."""
 
     def __len__(self) -> int:
         return len(self._docs)
@@ -83,35 +90,40 @@ class Index:
         self.upto = number
         own = memory.terms.split()
         place = len(self._docs)
-        weights: dict[str, float] = defaultdict(float)
+        weights: dict[str, float] = {}
         for term in own:
-            weights[term] += 1.0
-        before = self._last.get(memory.session, -1)
+            weights[term] = weights.get(term, 0.0) + 1.0
+        linked = memory.role != SUMMARY  # it stands beside the turns, not between them
+        before = self._last.get(memory.session, -1) if linked else -1
         previous = before
         for _ in range(2):
             if previous < 0:
                 break
             for term in self._docs[previous].tail:
-                weights[term] += _TAIL_WEIGHT
-            previous = self._docs[previous].before
+                weights[term] = weights.get(term, 0.0) + _TAIL_WEIGHT
+            previous = self._before[previous]
         for term, weight in weights.items():
-            self._postings[term][place] = weight
+            places, found = self._postings[term]
+            places.append(place)
+            found.append(weight)
         length = sum(weights.values())
-        self._docs.append(_Doc(number, memory, length, own[-_TAIL_TERMS:], before))
+        self._docs.append(_Doc(number, memory, own[-_TAIL_TERMS:]))
+        self._places[number] = place
+        self._lengths.append(length)
+        self._before.append(before)
+        self._after.append(-1)
+        self._in_session.append(self._sessions.setdefault(memory.session, len(self._sessions)))
         if before >= 0:
-            self._docs[before].after = place
-        self._last[memory.session] = place
-        self._sessions.setdefault(memory.session, len(self._sessions))
+            self._after[before] = place
+        if linked:
+            self._last[memory.session] = place
         self._length += length
         if memory.speaker:
             self._speakers[memory.speaker.casefold()] = memory.speaker
 
-    def set_vectors(self, vectors: Mapping[int, Any], stack: Any) -> None:
-        """The embeddings by number, of unit length; `stack` makes a matrix of a list of them."""
-        known = [doc.number for doc in self._docs if doc.number in vectors]
-        places = {doc.number: place for place, doc in enumerate(self._docs)}
-        self._rows = load().asarray([places[number] for number in known])
-        self._matrix = stack([vectors[number] for number in known]) if known else None
+    def add_vectors(self, found: Mapping[int, bytes]) -> None:
+        """Take embeddings in, of unit length, as they are stored: float16 by number."""
+        self.matrix.add(found, self._places)
 
     @property
     def numbers(self) -> list[int]:
@@ -126,14 +138,19 @@ class Index:
         # What a named day moves may be anywhere; else nobody climbs from far below.
         most = len(self._docs) if day is not None else 4 * k + _CANDIDATES
         scores = self._scores(question, vector, most)
-        self._boost(question, day, scores)
-        docs = self._docs
-        allowed = ((score, place) for place, score in scores.items() if score > 0 and not without(docs[place].memory))
-        best = heapq.nlargest(k, allowed)
-        return [Hit(docs[place].number, docs[place].memory, round(score, 4)) for score, place in best]
+        if self._boost(question, day, scores):
+            scores = dict(sorted(scores.items(), key=lambda one: (one[1], one[0]), reverse=True))
+        found: list[Hit] = []
+        for place, score in scores.items():
+            if score <= 0 or len(found) == k:
+                break
+            doc = self._docs[place]
+            if not without(doc.memory):
+                found.append(Hit(doc.number, doc.memory, round(score, 4)))
+        return found
 
     def _scores(self, question: str, vector: Any, most: int) -> dict[int, float]:
-        """The best places with their scores, lexical or of both kinds."""
+        """The best places with their scores, lexical or of both kinds, the best first."""
         if not self._docs:
             return {}
         asked = [(term, posting) for term in dict.fromkeys(terms(question)) if (posting := self._postings.get(term))]
@@ -142,45 +159,44 @@ class Index:
             return dict(heapq.nlargest(most, self._lexical(asked, average).items(), key=lambda one: (one[1], one[0])))
         arrays = self._arrays
         if arrays.count != len(self._docs):
-            links = [(doc.before, doc.after, self._sessions[doc.memory.session]) for doc in self._docs]
-            arrays.update([doc.length for doc in self._docs], links)
-        weighted = [(self._weight(posting), arrays.posting(term, posting)) for term, posting in asked]
-        scores = arrays.shared(arrays.lexical(weighted, _K1, _B, average), _NEIGHBOUR, _SESSION)
-        if vector is not None and self._matrix is not None:
-            scores = arrays.fused(scores, self._rows, arrays.dense(self._matrix, vector))
+            norms = _K1 * (1 - _B), _K1 * _B / average
+            arrays.update(norms, self._lengths, (self._before, self._after, self._in_session))
+        weighted = [(self._weight(posting), term, posting) for term, posting in asked]
+        scores = arrays.lexical(weighted, _NEIGHBOUR, _SESSION)
+        dense = None if vector is None else self.matrix.cosines(vector)
+        if dense is not None:
+            scores = arrays.fused(scores, *dense)
         return arrays.best(scores, most)
 
-    def _weight(self, posting: Mapping[int, float]) -> float:
-        count = len(self._docs)
-        return math.log(1 + (count - len(posting) + 0.5) / (len(posting) + 0.5)) * (_K1 + 1)
+    def _weight(self, posting: Posting) -> float:
+        count, held = len(self._docs), len(posting.places)
+        return math.log(1 + (count - held + 0.5) / (held + 0.5)) * (_K1 + 1)
 
-    def _lexical(self, asked: Sequence[tuple[str, dict[int, float]]], average: float) -> dict[int, float]:
-        docs = self._docs
+    def _lexical(self, asked: Sequence[tuple[str, Posting]], average: float) -> dict[int, float]:
         scores: dict[int, float] = defaultdict(float)
         for _, posting in asked:
             weight = self._weight(posting)
-            for place, frequency in posting.items():
-                norm = _K1 * (1 - _B + _B * docs[place].length / average)
+            for place, frequency in zip(posting.places, posting.weights, strict=True):
+                norm = _K1 * (1 - _B + _B * self._lengths[place] / average)
                 scores[place] += weight * frequency / (frequency + norm)
         return self._shared(scores)
 
     def _shared(self, scores: dict[int, float]) -> dict[int, float]:
         """Each score with the shares of its better neighbour and of its session's best."""
-        docs = self._docs
-        best: dict[str, float] = defaultdict(float)
+        best: dict[int, float] = defaultdict(float)
         for place, score in scores.items():
-            session = docs[place].memory.session
+            session = self._in_session[place]
             best[session] = max(score, best[session])
         found = {}
         for place, score in scores.items():
-            doc = docs[place]
-            near = max(scores.get(doc.before, 0.0), scores.get(doc.after, 0.0))
-            found[place] = score + _NEIGHBOUR * near + _SESSION * best[doc.memory.session]
+            near = max(scores.get(self._before[place], 0.0), scores.get(self._after[place], 0.0))
+            found[place] = score + _NEIGHBOUR * near + _SESSION * best[self._in_session[place]]
         return found
 
-    def _boost(self, question: str, day: Day | None, scores: dict[int, float]) -> None:
+    def _boost(self, question: str, day: Day | None, scores: dict[int, float]) -> bool:
+        """Raise what fits the day or the speaker that a question names; whether anything may have been raised."""
         if not scores:
-            return
+            return False
         top = max(scores.values())
         if day is not None:
             for place in scores:
@@ -192,3 +208,4 @@ class Index:
             for place in scores:
                 if self._docs[place].memory.speaker.casefold() == named_speakers[0]:
                     scores[place] += _SPEAKER * top
+        return day is not None or len(named_speakers) == 1

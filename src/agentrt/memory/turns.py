@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,10 @@ import orjson
 from agentrt.memory.lexicon import terms
 from agentrt.records import Item
 
-__all__ = ["TEXT_MAX", "Memory", "text_of"]
+__all__ = ["SUMMARY", "TEXT_MAX", "Memory", "recap", "recaps", "recaps_over", "text_of"]
+
+SUMMARY = "summary"
+"""The role of a memory that sums up a part of a conversation."""
 
 TEXT_MAX = 8_000
 """Characters of one turn that are kept; the item itself stays whole."""
@@ -45,6 +49,25 @@ class Memory:
     def decode(cls, raw: bytes) -> Memory:
         """Read what `encode` wrote."""
         return cls(*orjson.loads(raw))
+
+
+def recap(session: str, gone: int, part: tuple[int, int], text: str, now_ms: int) -> Memory:
+    """What a summary says of the items of a part, as a memory. `gone`: items of the session that were deleted by then,
+    so that a part that is summed up anew gets a new id.
+    """
+    return Memory.of(f"{recaps(session)}{gone}_{part[0]}_{part[1]}", session, SUMMARY, now_ms, text, now_ms)
+
+
+def recaps_over(known: Iterable[str], number: int) -> list[str]:
+    """Those of the ids of recaps of a session that rest on the item with this number, and those behind them: all that
+    will be summed up anew, see `Summary.without`.
+    """
+    return [item for item in known if number < int(item.rpartition("_")[2])]
+
+
+def recaps(session: str) -> str:
+    """What the ids of all recaps of a session begin with."""
+    return f"sum_{session}_"
 
 
 def text_of(item: Item) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from agentrt.memory.tokens import FILL, item_tokens
+from agentrt.memory.tokens import item_tokens, usable
 from agentrt.records import Item, Items
 
 __all__ = ["CUT", "newest"]
@@ -19,7 +19,7 @@ def newest(items: Items, budget_tokens: int) -> Items:
     fits it is cut in the middle, and the cut is marked. A call that the client ran is two items; an output whose call
     did not fit goes with it.
     """
-    room = int(budget_tokens * FILL)
+    room = usable(budget_tokens)
     if room <= 0:
         return Items(())
     # A token is at least a byte: where the bytes fit, the tokens do, and nothing needs to be counted.

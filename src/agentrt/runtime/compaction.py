@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 
 from agentrt.memory import turns
 from agentrt.memory.facts import Fact
 from agentrt.memory.lexicon import normal
 from agentrt.runtime.clock import wall_ms
+from agentrt.runtime.errands import compact_job
 from agentrt.runtime.ingestion import Ingestion
 from agentrt.runtime.ledger import Ledger
+from agentrt.runtime.retention import Retention, Retentions
 from agentrt.runtime.services import Services
 from agentrt.store.jobs import Job
 from agentrt.store.keys import SessionKeys, UserKeys
 from agentrt.store.users import Raw
 
-__all__ = ["Compaction", "Retention"]
-
-
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """How long what is kept, in seconds, and how much; 0: no bound. Of ended facts: behind their end."""
-
-    turns_s: int = 0
-    ended_facts_s: int = 30 * 86_400
-    turns_max: int = 50_000
+__all__ = ["Compaction"]
 
 
 class Compaction:
     """The job `compact`, and the same on demand."""
 
-    def __init__(self, services: Services, ingestion: Ingestion, retention: Retention) -> None:
+    def __init__(self, services: Services, ingestion: Ingestion, retentions: Retentions) -> None:
         self._services = services
         self._ingestion = ingestion
-        self._ledger = Ledger(services.users)
-        self._retention = retention
+        self._ledger = Ledger(services.users, ingestion.pinned)
+        self._retentions = retentions
 
     async def compact(self, job: Job) -> None:
         """`compact/tenant/user/agent`."""
@@ -48,12 +40,18 @@ class Compaction:
         Facts are one record a key by themselves; a turn is folded into an older one of the same words and role only
         where both support the same facts, so each fact keeps a source.
         """
-        services, retention = self._services, self._retention
+        services, retention = self._services, self._retentions.of(user.tenant)
         found = self._ingestion.agent(agent)
         gen = (await services.users.facts(user))[0]
         if not gen:
             return {"facts": 0, "turns": 0, "sessions": 0}
-        facts = await self._ledger.change(user, lambda facts: _ended(facts, now_ms, retention.ended_facts_s), gen=gen)
+        ended: list[str] = []
+
+        def end(facts: dict[str, Fact]) -> list[str]:
+            ended[:] = _ended(facts, now_ms, retention)
+            return ended
+
+        facts = await self._ledger.change(user, end, gen=gen)
         raw = await services.users.raw(user)
         going = _past(raw, now_ms, retention) | _twins(raw, facts)
         gone = await services.users.forget(user, gen, sorted(going))
@@ -61,7 +59,29 @@ class Compaction:
         await services.users.drop_sessions(user, stale)
         if found is not None and found[1].embedder is not None and raw.memories:
             await self._ingestion.embed(user, gen, found[1], min(raw.memories), max(raw.memories))
-        return {"facts": len(raw.facts) - len(facts), "turns": gone, "sessions": len(stale)}
+        await self._look_again(user, agent, now_ms, retention, raw, facts, going)
+        counts = {"facts": len(ended), "turns": gone, "sessions": len(stale)}
+        for kind, count in counts.items():
+            services.telemetry.memory_compacted.labels(kind).inc(count)
+        return counts
+
+    async def _look_again(
+        self,
+        user: UserKeys,
+        agent: str,
+        now_ms: int,
+        retention: Retention,
+        raw: Raw,
+        facts: dict[str, Fact],
+        gone: set[str],
+    ) -> None:
+        """See to it that what is kept for now goes in time, also if the user never comes back."""
+        memories = (turns.Memory.decode(value) for value in raw.memories.values())
+        ends = [retention.turn_ends(turn) for turn in memories if turn.item not in gone]
+        ends += [retention.fact_ends(fact) for fact in facts.values()]
+        at_ms = retention.look_again(ends, now_ms)
+        if at_ms is not None:
+            await self._services.jobs.later(compact_job(user, agent), at_ms)
 
     async def _stale(self, user: UserKeys, raw: Raw) -> list[str]:
         """Sessions of the index that are gone, or that were never this user's."""
@@ -73,12 +93,12 @@ class Compaction:
         return stale
 
 
-def _ended(facts: dict[str, Fact], now_ms: int, after_s: int) -> list[str]:
-    """Drop the facts that ended by themselves long enough ago."""
+def _ended(facts: dict[str, Fact], now_ms: int, retention: Retention) -> list[str]:
+    """Drop the facts that were kept for as long as they may be."""
     touched = []
     for fact in list(facts.values()):
-        until = fact.until if fact.sightings else None
-        if until is not None and now_ms > until + after_s * 1000:
+        end = retention.fact_ends(fact)
+        if end is not None and now_ms > end:
             touched.append(fact.id)
             del facts[fact.id]
     return touched
@@ -87,7 +107,8 @@ def _ended(facts: dict[str, Fact], now_ms: int, after_s: int) -> list[str]:
 def _past(raw: Raw, now_ms: int, retention: Retention) -> set[str]:
     """Items of turns that were kept for as long as they may be, and of the oldest where there are too many."""
     memories = [turns.Memory.decode(value) for value in raw.memories.values()]
-    going = {one.item for one in memories if retention.turns_s and now_ms - one.kept > retention.turns_s * 1000}
+    ends = {one.item: retention.turn_ends(one) for one in memories}
+    going = {item for item, end in ends.items() if end is not None and now_ms > end}
     if retention.turns_max and len(memories) > retention.turns_max:
         going |= {one.item for one in memories[: len(memories) - retention.turns_max]}
     pending = {one.item for one in raw.pending}

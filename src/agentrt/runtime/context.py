@@ -45,7 +45,7 @@ def fitting(
     return newest(Items(said), max(0, budget - size(done, 0))), done
 
 
-def build(
+def build(  # noqa: PLR0913 - the parts of a prompt
     agent: Agent,
     request: Request,
     window: Items,
@@ -54,13 +54,15 @@ def build(
     specs: Sequence[ToolSpec],
     cache_key: str,
     output_tokens: int | None = None,
+    context_tokens: int | None = None,
     remembered: Block | None = None,
 ) -> ModelRequest:
     """The model request of one step.
 
     `window` is the history, `new` the run's input and what it produced so far. The new items go in whole, and so
     does what is remembered; the history gets what is left of the budget. What is remembered is a message of its own:
-    data, never a part of the instructions. `output_tokens`: what the request still allows.
+    data, never a part of the instructions. `output_tokens`: what the request still allows. `context_tokens`: the
+    budget, as tokens are counted here; None: the agent's.
     """
     options = request.options
     instructions = "\n\n".join(text for text in (agent.instructions, options.get("instructions") or "") if text)
@@ -68,7 +70,8 @@ def build(
     past = remembered.item if remembered is not None else None
     if past is not None:
         spent += len(past.raw) // 3
-    history = newest(window, max(0, agent.limits.context_tokens - spent))
+    budget = agent.limits.context_tokens if context_tokens is None else context_tokens
+    history = newest(window, max(0, budget - spent))
     return ModelRequest(
         items=(Items([past, *history]) if past is not None else history).followed_by(new),
         instructions=instructions,

@@ -99,6 +99,7 @@ class Erasure:
         services, gone = self._services, _Gone()
         named = await services.jobs.of(user_job(user, ""), compact_job(user, ""))
         gone.jobs += await services.jobs.drop(*named)
+        await services.jobs.drop_later(compact_job(user, ""))
         for _ in range(_ROUNDS):
             done = []
             for session in await services.users.sessions(user):

@@ -26,8 +26,9 @@ from agentrt.records import TERMINAL, Item, Request
 from agentrt.runtime.clock import wall_ms
 from agentrt.runtime.errands import compact_job, said_at_ms, user_job
 from agentrt.runtime.jobs import Again, backoff_s
-from agentrt.runtime.ledger import Ledger
+from agentrt.runtime.ledger import Ledger, pinned_by
 from agentrt.runtime.recollections import numpy
+from agentrt.runtime.retention import Retentions
 from agentrt.runtime.services import Services
 from agentrt.store.conversations import StoredRun
 from agentrt.store.jobs import Job
@@ -90,10 +91,12 @@ def remembered(memory: Memory, text: str) -> str:
 class Ingestion:
     """The jobs `ingest` and `user`."""
 
-    def __init__(self, services: Services, agents: Mapping[str, Agent]) -> None:
+    def __init__(self, services: Services, agents: Mapping[str, Agent], retentions: Retentions) -> None:
         self._services = services
         self._agents = agents
-        self._ledger = Ledger(services.users)
+        self._retentions = retentions
+        self.pinned = pinned_by(agents)
+        self._ledger = Ledger(services.users, self.pinned)
 
     def agent(self, name: str) -> tuple[Agent, Memory] | None:
         """An agent with its policy; None where it remembers nothing. `Again` for one that this pod does not know."""
@@ -118,18 +121,24 @@ class Ingestion:
         if found is None or not (found[1].facts or found[1].recall):
             return
         user = UserKeys(tenant, header.user)
-        # The generation first, the items second: what an erasure overtakes from here on is refused.
-        head = await services.users.greet(user, session).head()
-        erased_at = await services.users.erased_at(user)
-        if erased_at is not None and header.created_ms <= erased_at:
-            return  # of an earlier life, and about to go
+        gen = await self.life(user, session, header.created_ms)
+        if gen is None:
+            return
         said = await self._turns(keys, stored, request, found[1])
-        if said and await services.users.remember(user, head.gen, said):
+        if said and await services.users.remember(user, gen, said):
             services.telemetry.memory_lag_seconds.labels("turns").observe(
                 max(0.0, (wall_ms() - stored.created_ms) / 1000)
             )
         if said:
             await services.jobs.enter(tenant, user_job(user, request.agent))
+
+    async def life(self, user: UserKeys, session: str, created_ms: int) -> str | None:
+        """The generation of a user, to be read before the items of a session: what an erasure overtakes from then on is
+        refused. None for a session of an earlier life, which is about to go.
+        """
+        head = await self._services.users.greet(user, session).head()
+        erased_at = await self._services.users.erased_at(user)
+        return None if erased_at is not None and created_ms <= erased_at else head.gen
 
     async def _turns(self, keys: SessionKeys, stored: StoredRun, request: Request, memory: Memory) -> list[Turn]:
         at, now = said_at_ms(request), wall_ms()
@@ -156,6 +165,9 @@ class Ingestion:
             return
         agent, memory = found
         user = UserKeys(tenant, name)
+        first_s = self._retentions.of(tenant).first_s
+        if first_s is not None:
+            await self._services.jobs.later(compact_job(user, agent_name), wall_ms() + first_s * 1000)
         failing = 0
         while True:
             gen, pending = await self._services.users.pending(user)
@@ -195,7 +207,7 @@ class Ingestion:
         drawn = [answer for answer in answers if isinstance(answer, Drawn)]
         settled = [answer for answer in drawn if not answer.failed]
         if settled:
-            await self._write(user, gen, memory, settled)
+            await self._write(user, gen, settled)
         failed = [answer for answer in drawn if answer.failed]
         for answer in failed:
             pending = replace(answer.pending, tries=answer.pending.tries + 1, reason=answer.failed)
@@ -218,22 +230,22 @@ class Ingestion:
                 start = following or 0
         return found
 
-    async def _write(self, user: UserKeys, gen: str, memory: Memory, settled: Sequence[Drawn]) -> None:
+    async def _write(self, user: UserKeys, gen: str, settled: Sequence[Drawn]) -> None:
         counts: defaultdict[str, int] = defaultdict(int)
+        items = {answer.pending.item for answer in settled}
 
         def change(facts: dict[str, Fact]) -> set[str]:
             counts.clear()
             touched = set()
             for answer in settled:
-                for statement in answer.statements:
+                for statement in answer.statements if answer.pending.item in items else ():
                     before = len(facts)
                     identifier, new = observe(facts, statement)
                     touched.add(identifier)
                     counts["written" if len(facts) > before else "merged" if new else "known"] += 1
             return touched
 
-        items = [answer.pending.item for answer in settled]
-        await self._ledger.change(user, change, gen=gen, settled=items, pinned=memory.pinned)
+        await self._ledger.change(user, change, gen=gen, settled=items)
         telemetry, now = self._services.telemetry, wall_ms()
         for answer in settled:
             for reason in answer.refused:

@@ -16,24 +16,20 @@ from agentrt.memory import facts as ledgers
 from agentrt.memory import turns
 from agentrt.memory.block import Block, Shares
 from agentrt.memory.dates import iso
-from agentrt.memory.facts import Fact, Sighting, Statement, drop_item, observe
+from agentrt.memory.facts import Fact, Sighting, Statement, observe
 from agentrt.memory.gate import refusal
 from agentrt.memory.index import Index
 from agentrt.memory.summary import Summary
-from agentrt.records import Item, parse_item_id
 from agentrt.runtime.clock import wall_ms
 from agentrt.runtime.errands import user_job
+from agentrt.runtime.forgetting import Forgetting, NoSuchMemory
 from agentrt.runtime.ingestion import TRIES_MAX, remembered
-from agentrt.runtime.ledger import Ledger, read_facts
+from agentrt.runtime.ledger import Ledger, pinned_by, read_facts
 from agentrt.runtime.recollections import Kept, shares_of
 from agentrt.store.keys import SessionKeys, UserKeys, new_id
 from agentrt.store.users import Turn
 
 __all__ = ["NoSuchMemory", "People", "Refused", "Said"]
-
-
-class NoSuchMemory(Exception):
-    """Nothing of that id is kept of this user."""
 
 
 class Refused(Exception):
@@ -58,7 +54,8 @@ class People:
     def __init__(self, services: Kept, agents: Mapping[str, Agent]) -> None:
         self._services = services
         self._agents = agents
-        self._ledger = Ledger(services.users)
+        self._ledger = Ledger(services.users, pinned_by(agents))
+        self.forgetting = Forgetting(services, self._ledger)
 
     def policy(self, agent: str = "") -> tuple[str, Memory]:
         """(name, policy) of an agent; of the first that remembers anything where none is named.
@@ -124,7 +121,7 @@ class People:
     async def search(
         self, user: UserKeys, question: str, k: int, now_ms: int, *, facts_only: bool = False
     ) -> dict[str, Any]:
-        """Facts that hold at a time, and turns, for a question; each list the best first."""
+        """Facts that hold at a time, turns, and summaries of conversations, for a question; the best first."""
         services = self._services
         _, _, raw = await services.users.facts(user)
         active = [fact for fact in read_facts(raw).values() if fact.state_at(now_ms) == "active"]
@@ -136,9 +133,10 @@ class People:
         hits = []
         if not facts_only:
             embedder = self.policy()[1].embedder
-            hits = await services.recollections.search(await services.users.head(user), question, k, embedder)
-        turns_found = [{**_turn(hit.memory), "score": hit.score} for hit in hits]
-        return {"facts": found, "turns": turns_found}
+            hits = await services.recollections.search(await services.users.head(user), question, 2 * k, embedder)
+        said = [{**_turn(hit.memory), "score": hit.score} for hit in hits if hit.memory.role != turns.SUMMARY]
+        told = [{**_turn(hit.memory), "score": hit.score} for hit in hits if hit.memory.role == turns.SUMMARY]
+        return {"facts": found, "turns": said[:k], "summaries": told[:k]}
 
     async def context(
         self, user: UserKeys, question: str, now_ms: int, *, agent: str = "", budget: int | None = None
@@ -169,6 +167,7 @@ class People:
         services, now = self._services, wall_ms()
         raw = await services.users.raw(user)
         facts = read_facts(raw.facts).values()
+        kept = [turns.Memory.decode(value) for value in raw.memories.values()]
         sessions = []
         for session in sorted(raw.sessions):
             keys = SessionKeys(user.tenant, session)
@@ -181,7 +180,7 @@ class People:
                     "conversation": f"conv_{session}",
                     "created": iso(header.created_ms),
                     "metadata": header.metadata,
-                    "summary": [one.text for one in Summary.decode(await services.users.summary(keys)).segments],
+                    "summary": [one.text for one in Summary.decode((await services.users.summary(keys)).raw).segments],
                     "items": [orjson.loads(line.partition(b"\n")[0]) for _, line in lines],
                 }
             )
@@ -192,7 +191,8 @@ class People:
             "facts": [
                 {**described(fact, now), "quotes": [one.quote for one in fact.sightings.values()]} for fact in facts
             ],
-            "turns": [_turn(turns.Memory.decode(value)) for value in raw.memories.values()],
+            "turns": [_turn(one) for one in kept if one.role != turns.SUMMARY],
+            "summaries": [_turn(one) for one in kept if one.role == turns.SUMMARY],
             "conversations": sessions,
         }
 
@@ -226,10 +226,12 @@ class People:
         at: int | None = None,
         replaces: str = "",
         by: str = "",
+        pinned: bool | None = None,
     ) -> str:
         """Set a fact on purpose: a preference or a correction. It outranks what was drawn; returns its id.
 
-        `replaces`: a fact that it takes the place of. Raises `Refused`, `NoSuchMemory`.
+        `replaces`: a fact that it takes the place of. `pinned`: in the context of every turn; None: as it was. Raises
+        `Refused`, `NoSuchMemory`.
         """
         reason = refusal(subject, attribute, value, negative=negative)
         if reason is not None:
@@ -247,67 +249,12 @@ class People:
                 ledgers.forget(facts[replaces])
                 touched.add(replaces)
             identifiers[:] = [observe(facts, Statement(subject, attribute, value, negative, seen))[0]]
+            if pinned is not None:
+                facts[identifiers[0]].pinned = pinned
             return {*touched, *identifiers}
 
-        await self._ledger.change(user, change, pinned=self.policy()[1].pinned)
+        await self._ledger.change(user, change)
         return identifiers[0]
-
-    async def forget_fact(self, user: UserKeys, identifier: str) -> None:
-        """Forget one fact, and the turns that said it, for recall; a later message may say it anew.
-
-        Raises `NoSuchMemory`.
-        """
-        items: list[str] = []
-
-        def change(facts: dict[str, Fact]) -> list[str]:
-            if identifier not in facts or not facts[identifier].sightings:
-                raise NoSuchMemory("no fact has this id")
-            items[:] = list(facts[identifier].sightings)
-            ledgers.forget(facts[identifier])
-            return [identifier]
-
-        gen = (await self._services.users.facts(user))[0]
-        await self._ledger.change(user, change, gen=gen, pinned=self.policy()[1].pinned)
-        await self._services.users.forget(user, gen, items)
-
-    async def forget_item(self, user: UserKeys, item: str) -> None:
-        """Forget what was said in one item: its memory, what only it supported, and the item with its run.
-
-        Raises `NoSuchMemory` where nothing of it is kept.
-        """
-        services = self._services
-        gen, _, raw = await services.users.facts(user)
-        number = await services.users.number(user, item)
-        known = number is not None or any(item in fact.sightings for fact in read_facts(raw).values())
-        if not known:
-            raise NoSuchMemory("nothing is kept of an item of this id")
-        session = ""
-        if number is not None:
-            found = await services.users.memories(user, number, number)
-            session = turns.Memory.decode(found[0][1]).session if found else ""
-        await self._ledger.change(user, lambda facts: drop_item(facts, item), gen=gen, pinned=self.policy()[1].pinned)
-        await services.users.forget(user, gen, [item])
-        if session:
-            await self._forget_in_session(user, session, item)
-
-    async def _forget_in_session(self, user: UserKeys, session: str, item: str) -> None:
-        services = self._services
-        try:
-            keys = SessionKeys(user.tenant, session)
-        except ValueError:  # brought along from elsewhere: no session of ours
-            return
-        place, header = parse_item_id(item), await services.conversations.header(keys)
-        if place is None or header is None or header.user != user.user:
-            return
-        stored = await services.conversations.item(keys, place[1])
-        if stored is not None and stored.id == item:
-            await services.conversations.erase_item(keys, place[1], stored)
-            await services.conversations.delete_run(keys, place[0])
-        for _ in range(8):
-            raw = await services.users.summary(keys)
-            rest = Summary.decode(raw).without(place[1]).encode()
-            if rest == raw or await services.users.summarize(keys, user.user, raw, rest):
-                return
 
     async def revive(self, job: str) -> None:
         """Have a job that was given up done again, with all its tries and those of the items behind it."""
@@ -318,13 +265,6 @@ class People:
             for one in pending:
                 await self._services.users.retry(user, gen, replace(one, tries=0))
         await self._services.jobs.revive(job)
-
-    async def after_delete(self, tenant: str, user: str, item: Item) -> None:
-        """An item was deleted by its client: so is what only it supported."""
-        try:
-            await self.forget_item(UserKeys(tenant, user), item.id)
-        except NoSuchMemory:
-            return  # nothing was remembered of it, or not yet: then its line is empty when it would be
 
 
 def described(fact: Fact, now_ms: int) -> dict[str, Any]:
@@ -344,7 +284,7 @@ def described(fact: Fact, now_ms: int) -> dict[str, Any]:
         "support": len(fact.sightings),
         "seen": iso(fact.seen) if best else None,
         "valid_until": iso(best.until) if best and best.until is not None else None,
-        "pinned": fact.attribute in ledgers.SAFETY,
+        "pinned": fact.pinned or fact.attribute in ledgers.SAFETY,
         "pii": fact.pii,
     }
 

@@ -20,6 +20,7 @@ from agentrt.errors import DeclarationError, ModelError
 from agentrt.memory import block, turns
 from agentrt.memory.arrays import load
 from agentrt.memory.block import Block, Known, Shares
+from agentrt.memory.facts import Fact, shown
 from agentrt.memory.index import Hit, Index, nothing
 from agentrt.memory.summary import Summary
 from agentrt.memory.window import newest
@@ -42,6 +43,8 @@ _AT_ONCE = 256
 _EMBED_S = 1.0
 """A question's embedding that takes longer is done without."""
 _VECTORS_S = 5.0
+_FACTS_FOUND = 16
+"""Facts that are looked for beside those of the profile."""
 
 
 def numpy() -> Any:
@@ -68,12 +71,13 @@ class Kept(Protocol):
 class _Shelf:
     """One user's index on this pod."""
 
-    __slots__ = ("index", "lock", "looked", "used", "vectors")
+    __slots__ = ("facts", "index", "lock", "looked", "used")
 
     def __init__(self, index: Index) -> None:
         self.index = index
         self.lock = asyncio.Lock()
-        self.vectors: dict[int, Any] = {}
+        self.facts: tuple[int, Index, list[Known]] | None = None
+        """Those that hold, as of a revision."""
         self.looked = 0.0
         self.used = time.monotonic()
 
@@ -104,8 +108,8 @@ class Recollections:
 
     # --- for a turn -----------------------------------------------------------------------------------------------
 
-    async def for_turn(self, agent: Agent, owned: Owned, new: Sequence[Item], now_ms: int) -> Block:
-        """The block for a run's context; empty where there is nothing to remember."""
+    async def for_turn(self, agent: Agent, owned: Owned, new: Sequence[Item], now_ms: int, budget: int) -> Block:
+        """The block for a run's context of `budget` tokens; empty where there is nothing to remember."""
         memory = agent.memory
         if memory is None:
             return Block()
@@ -115,15 +119,18 @@ class Recollections:
         summary = Summary.decode(owned.summary) if memory.summary and owned.summary else None
         if head is None and summary is None:
             return Block()
-        shares = shares_of(memory, agent.limits.context_tokens // 2)
+        shares = shares_of(memory, budget // 2)
         question = question_of(new)
         spent = sum(len(item.raw) for item in new) // 4
-        kept = newest(owned.window, max(0, agent.limits.context_tokens - spent - sum(shares)))
+        kept = newest(owned.window, max(0, budget - spent - sum(shares)))
         start = owned.first - len(kept)
 
         def seen(turn: turns.Memory) -> bool:
+            if turn.session != owned.session.id:
+                return False
             number = parse_item_id(turn.item)
-            return turn.session == owned.session.id and number is not None and number[1] >= start
+            # Of this conversation the summary stands in the block anyway.
+            return turn.role == turns.SUMMARY or (number is not None and number[1] >= start)
 
         return await self.compose(head, memory, shares, question, now_ms, summary, seen)
 
@@ -143,6 +150,9 @@ class Recollections:
         if head is not None:
             if memory.facts and head.profile:
                 profile = [Known(*one) for one in orjson.loads(head.profile)]
+                if head.left and question:
+                    there = {one.id for one in profile}
+                    profile += [one for one in await self._facts(head, question) if one.id not in there]
             if memory.recall and head.mseq and question:
                 hits = await self.search(head, question, memory.recall_hits, memory.embedder, seen)
         return block.compose(
@@ -159,25 +169,44 @@ class Recollections:
     ) -> list[Hit]:
         """The turns of a user that fit a question best."""
         shelf = await self._shelf(head, embedder)
-        vector = await self._question_vector(question, embedder) if embedder is not None and shelf.vectors else None
+        embedded = embedder is not None and bool(shelf.index.matrix.numbers)
+        vector = await self._question_vector(question, embedder) if embedder is not None and embedded else None
         return shelf.index.search(question, k, vector=vector, without=seen)
+
+    async def _facts(self, head: Head, question: str) -> list[Known]:
+        """The facts that fit a question best, also those that the profile has no room for."""
+        shelf = self._shelf_of(head)
+        if shelf.facts is None or shelf.facts[0] < head.frev:
+            _, frev, raw = await self._users.facts(head.user)
+            holding = [Fact.decode(identifier, value) for identifier, value in raw.items()]
+            known = [Known(*one) for one in shown(holding, lambda _: False, len(holding))]
+            index = Index(head.gen, 0)
+            for number, one in enumerate(known, 1):
+                index.add(number, turns.Memory.of(one.id, one.id, "fact", one.seen, one.words, 0))
+            shelf.facts = frev, index, known
+        _, index, known = shelf.facts
+        return [known[hit.number - 1] for hit in index.search(question, _FACTS_FOUND)]
 
     # --- the copies -----------------------------------------------------------------------------------------------
 
     async def _shelf(self, head: Head, embedder: Embedder | None) -> _Shelf:
         """The user's index, as new as `head`."""
-        name = _name(head.user)
-        shelf = self._shelves.get(name)
-        if shelf is None or (shelf.index.gen, shelf.index.epoch) != (head.gen, head.epoch):
-            shelf = self._shelves[name] = _Shelf(Index(head.gen, head.epoch))
-        self._shelves.move_to_end(name)
-        shelf.used = time.monotonic()
+        shelf = self._shelf_of(head)
         if shelf.index.upto < head.mseq:
             async with shelf.lock:
                 await self._read_on(shelf.index, head)
             self._make_room()
         if embedder is not None:
             await self._read_vectors(shelf, head.user)
+        return shelf
+
+    def _shelf_of(self, head: Head) -> _Shelf:
+        name = _name(head.user)
+        shelf = self._shelves.get(name)
+        if shelf is None or (shelf.index.gen, shelf.index.epoch) != (head.gen, head.epoch):
+            shelf = self._shelves[name] = _Shelf(Index(head.gen, head.epoch))
+        self._shelves.move_to_end(name)
+        shelf.used = time.monotonic()
         return shelf
 
     async def _read_on(self, index: Index, head: Head) -> None:
@@ -207,20 +236,12 @@ class Recollections:
     # --- embeddings -----------------------------------------------------------------------------------------------
 
     async def _read_vectors(self, shelf: _Shelf, user: UserKeys) -> None:
-        if len(shelf.vectors) >= len(shelf.index):
-            return
-        missing = [number for number in shelf.index.numbers if number not in shelf.vectors]
-        if not missing or time.monotonic() - shelf.looked < _VECTORS_S:
+        known = shelf.index.matrix.numbers
+        if len(known) >= len(shelf.index) or time.monotonic() - shelf.looked < _VECTORS_S:
             return
         shelf.looked = time.monotonic()
-        found = await self._users.vectors(user, missing)
-        library = numpy()
-        for number, raw in found.items():
-            shelf.vectors[number] = library.frombuffer(raw, dtype=library.float16).astype(library.float32)
-        # Vectors of two models cannot be compared: then recall is lexical.
-        sizes = {len(vector) for vector in shelf.vectors.values()}
-        if found and len(sizes) == 1:
-            shelf.index.set_vectors(shelf.vectors, library.vstack)
+        missing = [number for number in shelf.index.numbers if number not in known]
+        shelf.index.add_vectors(await self._users.vectors(user, missing))
 
     async def _question_vector(self, question: str, embedder: Embedder) -> Any:
         try:

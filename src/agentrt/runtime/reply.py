@@ -160,6 +160,8 @@ class Asking:
             telemetry.model_fallbacks.labels(self._agent.name, one.name).inc()
         if reply.usage is not None:
             self._account(one.name, reply.usage)
+            if one.model.provider != "scripted":  # which has no tokenizer
+                self._services.scales.learn(one.name, request, reply.usage.input_tokens)
         return reply
 
     async def _traced(self, one: _Candidate, request: ModelRequest, step: int) -> Reply:

@@ -9,6 +9,7 @@ from agentrt.models.prices import Prices
 from agentrt.models.registry import Models
 from agentrt.runtime.allowance import Allowance
 from agentrt.runtime.recollections import Recollections
+from agentrt.runtime.scales import Scales
 from agentrt.store.conversations import Conversations
 from agentrt.store.doubts import Doubts
 from agentrt.store.events import Events
@@ -48,5 +49,6 @@ class Services:
     jobs: Jobs
     recollections: Recollections
     deps: Any = None
+    scales: Scales = field(default_factory=Scales)
     prices: Prices = field(default_factory=Prices)
     tracing: Tracing = OFF

@@ -7,11 +7,14 @@ from agentrt.errors import ModelError
 from agentrt.memory import summary, turns
 from agentrt.memory.summary import Summary
 from agentrt.records import Item
+from agentrt.runtime.clock import wall_ms
 from agentrt.runtime.ingestion import Ingestion, ask, helper_model, remembered
 from agentrt.runtime.jobs import Again
 from agentrt.runtime.services import Services
+from agentrt.store.conversations import Header
 from agentrt.store.jobs import Job
-from agentrt.store.keys import SessionKeys
+from agentrt.store.keys import SessionKeys, UserKeys
+from agentrt.store.users import StoredSummary
 
 __all__ = ["Summaries"]
 
@@ -37,27 +40,36 @@ class Summaries:
             header = await self._services.conversations.header(keys)
             if header is None:
                 return
-            raw = await self._services.users.summary(keys)
-            longer = await self._longer(keys, Summary.decode(raw), header.seq, *found)
+            stored = await self._services.users.summary(keys)
+            longer = await self._longer(keys, stored, header, *found)
             if longer is None:
                 return
             # Somebody else's is as good: look at it, and go on from there.
-            await self._services.users.summarize(keys, header.user, raw, longer.encode())
+            await self._services.users.summarize(keys, header.user, stored, longer.encode())
 
     async def _longer(
-        self, keys: SessionKeys, known: Summary, seq: int, agent: Agent, memory: Memory
+        self, keys: SessionKeys, stored: StoredSummary, header: Header, agent: Agent, memory: Memory
     ) -> Summary | None:
         """With one segment more, or with segments folded; None when there is nothing to do."""
+        known = Summary.decode(stored.raw)
         places = summary.foldable(known.segments)
         if places is not None:
             lines = [one.text for one in known.segments[places.start : places.stop]]
             return known.folded(places, await self._told(agent, memory, lines))
-        part = summary.due(seq, known.upto)
+        part = summary.due(header.seq, known.upto)
         if part is None:
             return None
+        user, gen = None, None
+        if header.user and memory.recall:
+            user = UserKeys(keys.tenant, header.user)
+            gen = await self._ingestion.life(user, keys.id, header.created_ms)
         items = [Item.decode(line) for _, line in await self._services.conversations.items(keys, *part)]
         lines = [line for item in items if (line := _line(item, memory))]
         text = await self._told(agent, memory, lines) if lines else "(nothing was said)"
+        if lines and user is not None and gen is not None:
+            # For recall in other conversations. Before the summary is longer: a pod that dies between does both again.
+            recap = turns.recap(keys.id, stored.gone, part, text, wall_ms())
+            await self._services.users.recap(user, gen, recap.item, recap.encode(), [item.id for item in items])
         return known.followed_by(text, part[1])
 
     async def _told(self, agent: Agent, memory: Memory, lines: list[str]) -> str:

@@ -9,6 +9,7 @@ done. What is written, and when, is DESIGN's "One turn"; what a crash between an
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,7 @@ class Turn:
         """The reply that ended the steps: no plan keeps it."""
         self._block: Block | None = None
         self._said_at_ms = said_at_ms(request)
+        self._budget = services.scales.budget(agent)
         self.jobs: list[str] = []
         """What is to be done in the background once the run is committed."""
 
@@ -152,9 +154,7 @@ class Turn:
                 else:
                     await self._journal.take_in()
                     if self._block is None and not self._request.alone:
-                        self._block = await self._services.recollections.for_turn(
-                            self._agent, self._owned, self._input, self._said_at_ms
-                        )
+                        self._block = await self._recalled()
                     reply = await self._asking.ask(self._context(), step)
                     self._count(reply.usage)
                     if not reply.calls:
@@ -204,6 +204,17 @@ class Turn:
             await self._journal.write_plan(
                 self._step - 1, Todo(client_calls=len(reply.client_calls)), [], reply.indexes, reply.usage
             )
+
+    async def _recalled(self) -> Block:
+        """What this run is given of the past."""
+        begun = time.perf_counter()
+        block = await self._services.recollections.for_turn(
+            self._agent, self._owned, self._input, self._said_at_ms, self._budget
+        )
+        if self._agent.memory is not None:
+            recall = self._services.telemetry.memory_recall_seconds
+            recall.labels(self._agent.name).observe(time.perf_counter() - begun)
+        return block
 
     # --- the end --------------------------------------------------------------------------------------------------
 
@@ -284,16 +295,15 @@ class Turn:
         return response.body(self._request, self._id, "in_progress")
 
     def _context(self) -> ModelRequest:
-        options, limits = self._request.options, self._agent.limits
-        said, done = context.fitting(
-            self._input, self._output.items(), limits.context_tokens, cut=options.get("truncation") == "auto"
-        )
-        tokens = context.size([*said, *done], limits.context_tokens)
-        if tokens > limits.context_tokens:
+        options, budget = self._request.options, self._budget
+        cut = options.get("truncation") == "auto"
+        said, done = context.fitting(self._input, self._output.items(), budget, cut=cut)
+        tokens = context.size([*said, *done], budget)
+        if tokens > budget:
             if self._journal.happened:
                 status, details = _incomplete("max_context_tokens")
                 raise Ending(status, **details)
-            message = f"the input is about {tokens} tokens long; {limits.context_tokens} are allowed"
+            message = f"the input is about {tokens} tokens long; {budget} are allowed"
             raise ModelError(message, code="invalid_prompt", retryable=False)
         left = options.get("max_output_tokens")
         if left is not None and self._usage is not None:
@@ -310,6 +320,7 @@ class Turn:
             specs=(*own, *clients) if self._journal.calls_left > 0 else clients,
             cache_key=self._owned.session.id,
             output_tokens=left,
+            context_tokens=budget,
             remembered=self._block,
         )
 

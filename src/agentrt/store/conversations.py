@@ -152,17 +152,21 @@ class Conversations:
             check_version(version)
         return Item.decode(line) if line and alone is None else None
 
-    async def erase_item(self, keys: SessionKeys, number: int, item: Item) -> Appended:
-        """Delete one item; its number stays empty."""
+    async def erase_item(
+        self, keys: SessionKeys, number: int, item: Item, summary: bytes = b"", rest: bytes = b""
+    ) -> Appended:
+        """Delete one item; its number stays empty. `rest` takes the place of the summary, if it is still `summary`."""
         unit = Unit(keys.tag).call(
             self._redis.scripts["erase_item"],
             (keys.hash, keys.items),
             known=SCHEMA_VERSION,
             number=number,
             expected=item.encode(),
+            summary=summary,
+            rest=rest,
         )
         reply = await self._current(keys, unit)
-        if reply[0] not in {b"ok", b"missing", b"busy"}:
+        if reply[0] not in {b"ok", b"missing", b"busy", b"moved"}:
             raise unexpected(reply, f"erase {keys.id}")
         return Appended(reply[0].decode(), reply[1].decode() if len(reply) > 1 else "")
 

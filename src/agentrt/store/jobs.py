@@ -74,6 +74,21 @@ class Jobs:
         """Have jobs done, soon."""
         await self._redis.execute(self._finish(tenant, jobs, b""))
 
+    async def later(self, job: str, at_ms: int) -> None:
+        """Have a job done at a time, ms since the epoch; where it waits for an earlier or a later one already, then."""
+        await self._redis.execute(Unit(self._slot).command("ZADD", self._names.later, "NX", at_ms, job))
+
+    async def drop_later(self, prefix: str) -> None:
+        """Remove what waits for its time and begins with `prefix`, which has no pattern's marks in it."""
+        cursor = b"0"
+        while True:
+            unit = Unit(self._slot).command("ZSCAN", self._names.later, cursor, "MATCH", f"{prefix}*", "COUNT", 1000)
+            cursor, found = (await self._redis.execute(unit))[0]
+            if found:
+                await self._redis.execute(Unit(self._slot).command("ZREM", self._names.later, *found[::2]))
+            if cursor == b"0":
+                return
+
     def finish(self, tenant: str, jobs: Sequence[str], member: bytes) -> None:
         """A run has ended: its lease goes and its jobs are entered. Not waited for: should this get lost, the lease
         runs out, and whoever finds the run ended does the same again."""
@@ -83,7 +98,10 @@ class Jobs:
         """Jobs whose time has come, at most `count`, each under a lease."""
         names = self._names
         unit = Unit(self._slot).call(
-            self._redis.scripts["job_take"], (names.jobs, names.marks), count=count, lease_ms=lease_ms
+            self._redis.scripts["job_take"],
+            (names.jobs, names.marks, names.later, names.paces, names.buried),
+            count=count,
+            lease_ms=lease_ms,
         )
         raw: list[bytes] = (await self._redis.execute(unit))[0]
         return [Job(raw[i].decode(), raw[i + 1].decode(), int(raw[i + 2])) for i in range(0, len(raw), 3)]

@@ -23,7 +23,8 @@ a session that is for one run only (chat completions, `store: false`) for `AGENT
       steers       JSON [JSON array of items, ...]: messages for the active run to take in; with the run while it
                    waits to be resumed                                                      steer commit begin
       alone        1: the session is for one run, no other message can name it                        begin
-      summary      JSON [up to number, [[level, from, to, text], ...]] of what was said before           summarize
+      summary      JSON [up to number, [[level, from, to, text], ...]] of what was said before  summarize erase_item
+      gone         how many items were deleted: a summary that was begun before is refused             erase_item
       metadata     JSON object of the client                   create_op, append_op   op tokens of those scripts
       doubts       JSON [[effect key, run, tool, tell|block], ...] whose outcome is not known     record resolve
       notes        JSON [[text before, after the number], ...]: items for the next run to take in  resolve begin
@@ -76,11 +77,14 @@ the last write, and go with an erasure, of which the hash keeps nothing but the 
       gen          generation: Redis time in us at its creation or erasure; work of an older one is refused
       frev         revision of the facts                      profile        JSON, the facts that a turn is given
       mseq         number of memories ever written             epoch          bumped when memories went or changed
+      left         facts that hold and are not in the profile
       erased       ms, when an erasure began; absent before    op             op token of the last write of facts
   agentrt:{t/u:user}:facts      HASH   fact id -> JSON, see memory/facts.py                             user_resolve
-  agentrt:{t/u:user}:memories   HASH   number -> JSON, a raw turn and its terms                user_remember user_forget
+  agentrt:{t/u:user}:memories   HASH   number -> JSON, a raw turn or a summary, and its terms
+                                                                                 user_remember user_recap user_forget
   agentrt:{t/u:user}:vectors    HASH   number -> its embedding, float16                         user_vectors user_forget
-  agentrt:{t/u:user}:sources    HASH   item id -> number of its memory                         user_remember user_forget
+  agentrt:{t/u:user}:sources    HASH   item id -> number of its memory, 0: it was forgotten, and is not remembered any
+                                       more                                      user_remember user_recap user_forget
   agentrt:{t/u:user}:pending    HASH   item id -> JSON [number, tries, reason]: facts not drawn yet
                                                                   user_remember user_resolve user_retry user_forget
   agentrt:{t/u:user}:sessions   HASH   session -> ms of the last greeting, for erasure and export           user_greet
@@ -101,6 +105,8 @@ Queue slot `{q:N}`:
                                        operator owns it (`agentrt queue dead`)                           bury
   agentrt:{q:N}:jobs            ZSET   job -> ms from when on it may be taken; one that is worked on: end of its lease.
                                        No TTL: goes when done or buried        finish job_take job_done job_fail
+  agentrt:{q:N}:later           ZSET   job -> ms from when on it is to be among `jobs`: what retention asks for. No TTL:
+                                       goes when it is due, or with its user             ZADD job_take
   agentrt:{q:N}:marks           HASH   job -> how often asked for, `<job>#` -> how often taken; goes with the job
   agentrt:{q:N}:paces           HASH   tenant -> ms of its last job's turn; TTL 60 s                            finish
   agentrt:{q:N}:buried          HASH   job -> JSON {reason, tries, at ms}. No TTL: the operator owns it       job_fail
@@ -288,6 +294,7 @@ class QueueKeys:
         "dead",
         "doubts",
         "jobs",
+        "later",
         "leases",
         "marks",
         "number",
@@ -311,6 +318,7 @@ class QueueKeys:
         self.dead = head + b"dead"
         self.doubts = head + b"doubts"
         self.jobs = head + b"jobs"
+        self.later = head + b"later"
         self.marks = head + b"marks"
         self.paces = head + b"paces"
         self.buried = head + b"buried"

@@ -14,8 +14,8 @@ local gen = string.format('%.0f', math.max(us, tonumber(redis.call('HGET', user,
 local reply = {gen, ms, tostring(redis.call('HLEN', facts)), tostring(redis.call('HLEN', memories)),
   tostring(redis.call('HLEN', vectors))}
 redis.call('UNLINK', user, facts, memories, vectors, sources, pending)
-redis.call('HSET', user, 'gen', gen, 'frev', 0, 'mseq', 0, 'epoch', 0, 'profile', '', 'erased', ms, 'erase_op', op,
-  'erase_reply', cjson.encode(reply))
+redis.call('HSET', user, 'gen', gen, 'frev', 0, 'mseq', 0, 'epoch', 0, 'profile', '', 'left', 0, 'erased', ms,
+  'erase_op', op, 'erase_reply', cjson.encode(reply))
 redis.call('EXPIRE', user, ttl)
 redis.call('PUBLISH', channel, name)
 return reply

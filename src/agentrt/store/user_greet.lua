@@ -1,7 +1,8 @@
 -- user_greet: a session of a user is about to begin or go on: enter it in the index, and tell what is known of the user
 -- KEYS user sessions
 -- ARGV session ttl
--- returns {generation, facts' revision, epoch, number of memories, profile}; sending it again changes nothing
+-- returns {generation, facts' revision, epoch, number of memories, profile, facts that it has no room for}; sending it
+-- again changes nothing
 -- INCLUDE generation.lua
 
 local us = now_us()
@@ -9,4 +10,4 @@ begin_life(user, us)
 redis.call('HSET', sessions, session, string.format('%.0f', us / 1000))
 redis.call('EXPIRE', user, ttl)
 redis.call('EXPIRE', sessions, ttl)
-return redis.call('HMGET', user, 'gen', 'frev', 'epoch', 'mseq', 'profile')
+return redis.call('HMGET', user, 'gen', 'frev', 'epoch', 'mseq', 'profile', 'left')

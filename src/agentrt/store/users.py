@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -18,7 +18,7 @@ from agentrt.store.connection import Redis, Sent, Unit
 from agentrt.store.keys import SessionKeys, UserKeys, users_channel
 from agentrt.store.ownership import StoreConfig, unexpected
 
-__all__ = ["Erased", "Greeting", "Head", "Pending", "Raw", "Turn", "Users"]
+__all__ = ["Erased", "Greeting", "Head", "Pending", "Raw", "StoredSummary", "Turn", "Users"]
 
 _NEWEST = 16
 """Memories that are read with a greeting: what a pod's index misses is hardly ever more."""
@@ -35,7 +35,16 @@ class Head:
     epoch: int
     mseq: int
     profile: bytes
+    left: int = 0
+    """Facts that hold and that the profile has no room for."""
     news: Sequence[tuple[int, bytes]] = ()
+
+
+class StoredSummary(NamedTuple):
+    """A session's summary as stored, and how many of the session's items had been deleted when it was read."""
+
+    raw: bytes
+    gone: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +87,6 @@ class Raw:
 
     facts: dict[str, bytes] = field(default_factory=dict)
     memories: dict[int, bytes] = field(default_factory=dict)
-    sources: dict[str, int] = field(default_factory=dict)
     pending: list[Pending] = field(default_factory=list)
     sessions: dict[str, int] = field(default_factory=dict)
 
@@ -101,10 +109,12 @@ class Greeting:
 
 
 def _head(user: UserKeys, known: int, replies: list[Any]) -> Head:
-    (gen, frev, epoch, mseq, profile), news = replies
+    (gen, frev, epoch, mseq, profile, left), news = replies
     last = int(mseq or 0)
     numbered = [(known + 1 + i, raw) for i, raw in enumerate(news) if raw and known + 1 + i <= last]
-    return Head(user, (gen or b"").decode(), int(frev or 0), int(epoch or 0), last, profile or b"", numbered)
+    return Head(
+        user, (gen or b"").decode(), int(frev or 0), int(epoch or 0), last, profile or b"", int(left or 0), numbered
+    )
 
 
 class Users:
@@ -127,7 +137,7 @@ class Users:
 
     async def head(self, user: UserKeys, known: int = 0) -> Head:
         """The head; of a user of whom nothing is known too (`gen` is empty)."""
-        unit = Unit(user.tag).command("HMGET", user.hash, "gen", "frev", "epoch", "mseq", "profile")
+        unit = Unit(user.tag).command("HMGET", user.hash, "gen", "frev", "epoch", "mseq", "profile", "left")
         return _head(user, known, await self._redis.execute(_with_news(unit, user, known)))
 
     async def erased_at(self, user: UserKeys) -> int | None:
@@ -177,12 +187,43 @@ class Users:
         )
         _check((await self._redis.execute(unit))[0], user)
 
-    async def forget(self, user: UserKeys, gen: str, items: Sequence[str]) -> int:
-        """Remove the memories of these items; returns how many there were. Raises `UserGone`."""
+    async def recap(self, user: UserKeys, gen: str, item: str, raw: bytes, rests: Sequence[str]) -> None:
+        """Keep a summary as a memory, unless one of the items that it rests on was forgotten. Raises `UserGone`."""
+        unit = Unit(user.tag).call(
+            self._scripts["user_recap"],
+            (user.hash, user.memories, user.sources),
+            rests,
+            gen=gen,
+            ttl=self._ttl,
+            item=item,
+            raw=raw,
+        )
+        reply = (await self._redis.execute(unit))[0]
+        if reply[0] != b"forgotten":
+            _check(reply, user)
+
+    async def known(self, user: UserKeys, prefix: str) -> list[str]:
+        """The ids that begin with `prefix` of all that is remembered."""
+        unit = Unit(user.tag).command("HGETALL", user.sources)
+        found = _strings((await self._redis.execute(unit))[0])
+        return [item for item, number in found.items() if item.startswith(prefix) and number != b"0"]
+
+    async def forget(self, user: UserKeys, gen: str, items: Sequence[str], *, keep: bool = False) -> int:
+        """Remove the memories of these items; returns how many there were. Raises `UserGone`.
+
+        `keep` their ids, as those of items that are not to be remembered any more. `gen` empty: of whatever life.
+        """
         gone = 0
         keys = (user.hash, user.memories, user.vectors, user.sources, user.pending)
         for start in range(0, len(items), 500):
-            unit = Unit(user.tag).call(self._scripts["user_forget"], keys, items[start : start + 500], gen=gen)
+            unit = Unit(user.tag).call(
+                self._scripts["user_forget"],
+                keys,
+                items[start : start + 500],
+                gen=gen,
+                ttl=self._ttl,
+                keep=int(keep),
+            )
             reply = (await self._redis.execute(unit))[0]
             _check(reply, user)
             gone += int(reply[1])
@@ -191,7 +232,7 @@ class Users:
     async def number(self, user: UserKeys, item: str) -> int | None:
         """The number of the memory that was made of an item."""
         raw = (await self._redis.execute(Unit(user.tag).command("HGET", user.sources, item)))[0]
-        return int(raw) if raw else None
+        return int(raw or 0) or None
 
     # --- facts ----------------------------------------------------------------------------------------------------
 
@@ -209,10 +250,14 @@ class Users:
         gen: str,
         frev: int,
         profile: bytes,
+        left: int,
         facts: Mapping[str, bytes],
         settled: Iterable[str] = (),
-    ) -> bool:
-        """Write facts (empty: drop) and the profile if the revision is still `frev`. Raises `UserGone`."""
+    ) -> bool | list[str]:
+        """Write facts (empty: drop) and the profile if the revision is still `frev`. Raises `UserGone`.
+
+        Nothing is written where one of the `settled` items is not pending any more; those are returned.
+        """
         tail = [*(part for pair in facts.items() for part in pair), *settled]
         unit = Unit(user.tag).call(
             self._scripts["user_resolve"],
@@ -222,12 +267,15 @@ class Users:
             gen=gen,
             frev=frev,
             profile=profile,
+            left=left,
             ttl=self._ttl,
             puts=len(facts),
         )
         reply = (await self._redis.execute(unit))[0]
         if reply[0] == b"moved":
             return False
+        if reply[0] == b"settled":
+            return [item.decode() for item in reply[1:]]
         _check(reply, user)
         return True
 
@@ -256,14 +304,15 @@ class Users:
         if sessions:
             await self._redis.execute(Unit(user.tag).command("HDEL", user.sessions, *sessions))
 
-    async def summarize(self, session: SessionKeys, user: str, expected: bytes, summary: bytes) -> bool:
-        """Replace a session's summary, if it is still `expected`."""
+    async def summarize(self, session: SessionKeys, user: str, expected: StoredSummary, summary: bytes) -> bool:
+        """Replace a session's summary, if it is still `expected` and no item was deleted meanwhile."""
         unit = Unit(session.tag).call(
             self._scripts["summarize"],
             (session.hash,),
             known=SCHEMA_VERSION,
             user=user,
-            expected=expected,
+            expected=expected.raw,
+            gone=expected.gone,
             summary=summary,
         )
         reply = (await self._redis.execute(unit))[0]
@@ -271,23 +320,22 @@ class Users:
             raise unexpected(reply, f"summarize {session.id}")
         return bool(reply[0] == b"ok")
 
-    async def summary(self, session: SessionKeys) -> bytes:
+    async def summary(self, session: SessionKeys) -> StoredSummary:
         """A session's summary as stored; empty for none."""
-        raw = (await self._redis.execute(Unit(session.tag).command("HGET", session.hash, "summary")))[0]
-        return raw or b""
+        raw, gone = (await self._redis.execute(Unit(session.tag).command("HMGET", session.hash, "summary", "gone")))[0]
+        return StoredSummary(raw or b"", int(gone or 0))
 
     # --- all of it ------------------------------------------------------------------------------------------------
 
     async def raw(self, user: UserKeys) -> Raw:
         """Everything that is kept of a user."""
         unit = Unit(user.tag)
-        for key in (user.facts, user.memories, user.sources, user.pending, user.sessions):
+        for key in (user.facts, user.memories, user.pending, user.sessions):
             unit.command("HGETALL", key)
-        facts, memories, sources, pending, sessions = await self._redis.execute(unit)
+        facts, memories, pending, sessions = await self._redis.execute(unit)
         return Raw(
             _strings(facts),
             {int(number): value for number, value in sorted(_strings(memories).items(), key=lambda one: int(one[0]))},
-            {name: int(value) for name, value in _strings(sources).items()},
             _pending(pending),
             {name: int(value) for name, value in _strings(sessions).items()},
         )
