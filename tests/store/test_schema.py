@@ -20,7 +20,7 @@ from agentrt.store.keys import SessionKeys, new_id, pods_key, schema_key
 from agentrt.store.ownership import Owned
 from agentrt.store.schema import Schema
 from agentrt.store.upgrade import upgrade
-from agentrt.store.users import Users
+from agentrt.store.users import StoredSummary, Users
 from tests.store.stage import Store, dump, ending, message, new_session, without
 
 NEWER = SCHEMA_VERSION + 1
@@ -185,7 +185,7 @@ async def test_newer(store: Store, outside: redis_py.Redis) -> None:
         lambda: store.sessions.steer(message(session), live.run.id),
         lambda: store.sessions.revive(session, ended.run.id),
         lambda: store.doubts.resolve(place, Resolution(True, "x", "me", 1), (b"", b"")),
-        lambda: users.summarize(session, "", b"", b"said"),
+        lambda: users.summarize(session, "", StoredSummary(b"", 0), b"said"),
         lambda: Inspection(store.redis).session(session),
     ]
     for call in calls:
