@@ -9,6 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 
+import httpx2
+from redis import RedisError
+
 from tests.operate.causes import redis, runs
 from tests.operate.causes.stage import CAUSES, Cause, Watch, staged, until
 
@@ -31,7 +34,7 @@ class Result:
 
     cause: Cause
     before: set[str] = field(default_factory=set)
-    """What fired, or was about to, while all was in order."""
+    """What of these fired, or was about to, while all was in order."""
     fired: dict[str, float] = field(default_factory=dict)
     cured_s: float = math.nan
     error: str = ""
@@ -52,25 +55,24 @@ def play(cause: Cause, watch: Watch, patience_s: float = _PATIENCE_S) -> Result:
     """Play one cause on a stage of its own."""
     result = Result(cause)
     wanted = set(cause.alerts)
-    with staged(cause, watch) as stage, closing(cause.act(stage)) as act:  # type: ignore[type-var]
-        next(act)
-        stage.seen()
-        result.before = watch.pending(cause.name)
-        next(act)
-        begun = time.monotonic()
+    try:
+        with staged(cause, watch) as stage, closing(cause.act(stage)) as act:  # type: ignore[type-var]
+            next(act)
+            stage.seen()
+            result.before = watch.pending(cause.name) & wanted
+            next(act)
+            begun = time.monotonic()
 
-        def all_fired() -> bool:
-            for alert in watch.firing(cause.name) & wanted - result.fired.keys():
-                result.fired[alert] = time.monotonic() - begun
-            return result.fired.keys() == wanted
+            def all_fired() -> bool:
+                for alert in watch.firing(cause.name) & wanted - result.fired.keys():
+                    result.fired[alert] = time.monotonic() - begun
+                return result.fired.keys() == wanted
 
-        try:
-            until(all_fired, patience_s, f"{sorted(wanted)}")
+            until(all_fired, patience_s, " and ".join(sorted(wanted)))
             if next(act, "no cure") is None:
-                gone = until(lambda: not watch.firing(cause.name) & wanted, patience_s, "the end of the alerts")
-                result.cured_s = gone
-        except AssertionError as error:
-            result.error = str(error)
+                result.cured_s = until(lambda: not watch.firing(cause.name) & wanted, patience_s, "their end")
+    except (AssertionError, RuntimeError, httpx2.HTTPError, RedisError) as error:
+        result.error = f"{type(error).__name__}: {error}"
     return result
 
 

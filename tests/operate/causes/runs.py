@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import httpx2
-import redis
 
 from agentrt.store.keys import QueueKeys
 from tests.harness.runs import keys_of, record, status
@@ -20,23 +19,18 @@ KEYS = QueueKeys()
 def effect_in_doubt(stage: Stage) -> Iterator[None]:
     """A pod is killed in an `at_most_once` call that nobody can ask about; then the doubt is made 16 minutes older."""
     server = stage.redis()
-    victim, client = stage.pod(server.url, **SHORT), stage.client(server)
+    dying = {"KILL_AT": "after the effect", "KILL_LOG": str(stage.folder / "steps")}
+    client = stage.client(server)
+    victim = stage.pod(server.url, entry=("-m", "tests.harness.pod_that_dies"), **SHORT, **dying)
     yield
-    response = stage.ask(victim, "worker", "wire", background=True)["id"]
-    until(lambda: b"intended" in effects(client, response), 20, "the intent")
-    victim.kill()
+    stage.ask(victim, "worker", "wire", background=True)
+    until(lambda: not victim.alive, 60, "the death")
     stage.pods.remove(victim)
     stage.pod(server.url, **SHORT)
     until(lambda: client.zcard(KEYS.doubts) == 1, 60, "the doubt")
     for member, since_ms in client.zrange(KEYS.doubts, 0, -1, withscores=True):
         client.zadd(KEYS.doubts, {member: since_ms - 960_000})
     yield
-
-
-def effects(client: redis.Redis, response: str) -> bytes:
-    """The journal of a run, as it is written."""
-    session, run = keys_of(response)
-    return b" ".join(client.hvals(session.run(run).effects))
 
 
 @cause("AgentrtQueueOld")

@@ -144,7 +144,8 @@ class Stage:
         given = {"AGENTRT_DEMO_DB": str(self.folder / "demo.db"), "AGENTRT_PREFLIGHT": "off", **env}
         pod = Pod(url, target=TARGET, name=f"{self.name}-{len(self.pods)}", env=given, entry=entry)
         self._stack.callback(pod.stop)
-        self.pods.append(pod.start())
+        self.pods.append(pod.start(wait=False))
+        pod.wait_ready(120)
         self._watch.see(self.name, self.pods)
         return pod
 
