@@ -55,8 +55,8 @@ SKIPS: dict[str, tuple[str, str]] = {
     ),
     "CKV2_K8S_6": (
         r"Pod\..*",
-        "networkPolicy.enabled is off by default, since a chart does not know where Redis and the models are; the pod of "
-        "`helm test` and the built-in Redis have none of their own.",
+        "networkPolicy.enabled is off by default, since a chart does not know where Redis and the models are; the pod "
+        "of `helm test` and the built-in Redis have none of their own.",
     ),
 }
 """Check → (which resources, why). Resources are `Kind.namespace.name`."""
