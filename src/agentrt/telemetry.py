@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -322,6 +323,8 @@ class Telemetry:
         if state == "open":
             self._circuit_opened.labels(model).inc()
 
-    def render(self) -> bytes:
-        """The text exposition of all metrics."""
-        return generate_latest(self.registry)
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The exposition of all metrics and its content type: OpenMetrics, which alone has exemplars, if `accept` (the
+        header of that name) asks for it, else Prometheus' text."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type

@@ -26,7 +26,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from agentrt.errors import SettingsError
 
-__all__ = ["OFF", "Tracing", "open_tracing"]
+__all__ = ["OFF", "Tracing", "exemplar", "open_tracing"]
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
@@ -173,6 +173,14 @@ def _recorded(
             span.set_attribute("error.type", type(error).__name__)
             span.set_status(Status(StatusCode.ERROR, type(error).__name__))
             raise
+
+
+def exemplar(context: str) -> dict[str, str] | None:
+    """The labels by which a measurement of a run names its trace; None for one that is not sampled, or not traced."""
+    if not context:
+        return None
+    found = trace.get_current_span(_PROPAGATOR.extract({"traceparent": context})).get_span_context()
+    return {"trace_id": f"{found.trace_id:032x}"} if found.trace_flags.sampled else None
 
 
 OFF = Tracing()

@@ -43,10 +43,11 @@ def debugging() -> tuple[str, ...]:
 
 
 class RedisServer:
-    """One redis-server on loopback, with its data in a folder of its own."""
+    """One redis-server on loopback, with its data in a folder of its own. `program`: another than is found."""
 
-    def __init__(self, *args: str, port: int | None = None) -> None:
+    def __init__(self, *args: str, port: int | None = None, program: Path | None = None) -> None:
         self.port = port or free_port()
+        self._program = program
         self.dir = Path(tempfile.mkdtemp(prefix="agentrt-redis-"))
         self._args = args
         self._process: subprocess.Popen[bytes] | None = None
@@ -63,7 +64,7 @@ class RedisServer:
     def start(self) -> RedisServer:
         self._process = subprocess.Popen(
             [
-                str(find_redis_server()),
+                str(self._program or find_redis_server()),
                 "--port",
                 str(self.port),
                 "--bind",

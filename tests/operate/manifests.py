@@ -72,8 +72,11 @@ def check_invariants(manifests: list[Manifest]) -> None:
     assert len(set(named)) == len(named), f"two objects of one name: {named}"
     _check_selectors(manifests)
     _check_budgets(manifests)
+    trusted = {subject["name"] for one in of_kind(manifests, "RoleBinding") for subject in one["subjects"]}
     for name, _, spec in pods(manifests):
         _check_pod(name, spec)
+        needed = spec.get("serviceAccountName") in trusted
+        assert spec["automountServiceAccountToken"] is needed, "a token only for those that have a right to use"
     for config in of_kind(manifests, "ConfigMap"):
         _check_names(config.get("data", {}))
     _check_references(manifests)
@@ -125,7 +128,6 @@ def _check_pod(name: str, spec: Manifest) -> None:
     security = spec["securityContext"]
     assert security["runAsNonRoot"] is True and security["runAsUser"] > 0, name
     assert security["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert spec["automountServiceAccountToken"] is False
     volumes = {volume["name"] for volume in spec.get("volumes", ())}
     for container in spec["containers"]:
         if "securityContext" not in container:
@@ -160,6 +162,9 @@ def _check_references(manifests: list[Manifest]) -> None:
             for source in container.get("envFrom", ()):
                 reference = source.get("configMapRef")
                 assert reference is None or ("ConfigMap", reference["name"]) in names
+    for binding in of_kind(manifests, "RoleBinding"):
+        assert ("Role", binding["roleRef"]["name"]) in names
+        assert all((subject["kind"], subject["name"]) in names for subject in binding["subjects"])
     for ingress in of_kind(manifests, "Ingress"):
         for rule in ingress["spec"]["rules"]:
             for path in rule["http"]["paths"]:

@@ -66,6 +66,7 @@ def test_both_implementations_of_helm_agree(name: str) -> None:
         ({**LEAST, "podDisruptionBudget": {"maxUnavailable": 2}}, "maxUnavailable"),
         ({**LEAST, "locks": {"redisUrls": ["redis://a", "redis://b"]}}, "odd number"),
         ({**LEAST, "replica": 3}, "replica"),
+        ({**LEAST, "deletionCost": {"enabled": True}, "serviceAccount": {"create": False}}, "everybody's"),
         ({**LEAST, "preflight": "maybe"}, "preflight"),
         ({**LEAST, "config": {"MAX_RUNS": "1"}}, "MAX_RUNS"),
     ],

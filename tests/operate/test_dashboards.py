@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,8 @@ import yaml
 from ops.dashboards import DASHBOARDS, files
 
 from tests.harness.pod import Pod
-from tests.harness.redis_server import RedisServer, free_port
+from tests.harness.prometheus import Prometheus
+from tests.harness.redis_server import RedisServer
 from tests.operate.test_alerts import RULES, exported, names_in
 
 RECORDED = {
@@ -75,61 +74,13 @@ def test_every_panel_can_be_read() -> None:
     assert {board.name for board in DASHBOARDS} == {name.removesuffix(".json") for name in files()}
 
 
-class Prometheus:
-    """A real one, which scrapes pods every second under the labels that a ServiceMonitor would add."""
-
-    def __init__(self, folder: Path, pods: list[Pod]) -> None:
-        self.port = free_port()
-        self._folder = folder
-        targets = [f"127.0.0.1:{pod.port}" for pod in pods]
-        job = {"targets": targets, "labels": {"namespace": "agents", "service": "agentrt"}}
-        config = {
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-            "rule_files": [str(RULES)],
-            "scrape_configs": [{"job_name": "agentrt", "static_configs": [job]}],
-        }
-        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-
-    def __enter__(self) -> Prometheus:
-        command = [
-            "prometheus",
-            f"--config.file={self._folder}/prometheus.yml",
-            f"--storage.tsdb.path={self._folder}/data",
-        ]
-        command.append(f"--web.listen-address=127.0.0.1:{self.port}")
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def ask(self, expression: str) -> list[dict[str, Any]]:
-        """The vector that an expression gives now."""
-        answer = httpx2.get(f"http://127.0.0.1:{self.port}/api/v1/query", params={"query": expression}, timeout=10)
-        found: list[dict[str, Any]] = answer.raise_for_status().json()["data"]["result"]
-        return found
-
-    def until(self, expression: str, timeout_s: float = 60.0) -> list[dict[str, Any]]:
-        """Wait until an expression gives something."""
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            try:
-                if found := self.ask(expression):
-                    return found
-            except httpx2.HTTPError:
-                pass
-            time.sleep(0.2)
-        raise AssertionError(f"{expression} gives nothing")
-
-
 @pytest.fixture
 def watched(tmp_path: Path) -> Iterator[tuple[Prometheus, Pod, RedisServer]]:
     env = {"AGENTRT_DEMO_DB": str(tmp_path / "demo.db")}
     with (
         RedisServer() as server,
         Pod(server.url, name="seen", env=env) as pod,
-        Prometheus(tmp_path, [pod]) as prometheus,
+        Prometheus([pod], rules=RULES) as prometheus,
     ):
         yield prometheus, pod, server
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 from agentrt.cli import main
 from agentrt.runtime.findings import Verdict, judge_configuration, judge_failover, judge_vitals
 from tests.harness.pod import Pod
+from tests.harness.proxy import ByteProxy
 from tests.harness.redis_server import RedisServer, free_port
 
 GOOD = ("--appendonly", "yes", "--maxmemory", "256mb", "--maxmemory-policy", "noeviction")
@@ -102,6 +104,20 @@ def test_no_redis() -> None:
     assert verdicts(report)["write and read back"] == "fail"
     assert {finding["verdict"] for finding in report["findings"]} == {"fail", "skip"}
     assert [todo["check"] for todo in report["plan"]] == ["write and read back"]
+
+
+async def test_a_server_that_is_too_old(good: RedisServer) -> None:
+    """A real one behind a proxy that puts another version into its INFO, of the same length."""
+    with good.client() as client:
+        version = client.info("server")["redis_version"]
+    told = f"redis_version:{version}".encode()
+    old = f"redis_version:{'6.0.9'.ljust(len(version), '0')}".encode()
+    async with ByteProxy(good.port) as proxy:
+        proxy.on_reply = lambda data: data.replace(told, old)
+        status, report, _ = await asyncio.to_thread(ask, proxy.url)
+    assert (status, verdicts(report)["version"]) == (1, "fail")
+    (todo,) = [todo for todo in report["plan"] if todo["verdict"] == "fail"]
+    assert todo["check"] == "version" and "6.2" in todo["do"]
 
 
 def test_a_wrong_password_and_a_wrong_url(good: RedisServer) -> None:

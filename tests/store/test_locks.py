@@ -360,7 +360,7 @@ async def test_what_is_counted(redis_url: str, outside: redis_py.Redis) -> None:
         outside.delete(KEY.hash)
         await held.lost.wait()
         await held.release()
-    text = telemetry.render().decode()
+    text = telemetry.render()[0].decode()
     assert 'agentrt_locks_lost_total{reason="taken"} 1.0' in text
     assert 'agentrt_lock_wait_seconds_count{outcome="held"} 1.0' in text
     assert 'agentrt_lock_wait_seconds_count{outcome="timeout"} 1.0' in text

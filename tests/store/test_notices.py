@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import orjson
@@ -96,3 +97,20 @@ async def test_a_half_open_subscription_is_replaced(
     proxy.blackhole = False
     proxy.cut()
     await until(lambda: say(outside, "granted", "run") or event.is_set(), 5)
+
+
+async def test_a_subscription_that_is_refused_is_no_sign_of_life(
+    redis: Redis, proxy: ByteProxy, outside: redis_py.Redis
+) -> None:
+    """Its age grows, so that somebody is told, however often Redis answers that it is not allowed."""
+    outside.execute_command("ACL", "SETUSER", "deaf", "on", ">secret", "~*", "&*", "+@all", "-subscribe")
+    notices = Notices(redis, RedisOptions(proxy.url.replace("//", "//deaf:secret@")), "pod-deaf")
+    made = time.monotonic()
+    try:
+        notices.start()
+        await until(lambda: proxy.connections >= 3)
+        now = time.monotonic()
+        assert notices.age_s >= now - made
+    finally:
+        await notices.aclose()
+        outside.execute_command("ACL", "DELUSER", "deaf")

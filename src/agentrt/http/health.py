@@ -37,11 +37,11 @@ async def readyz(request: HttpRequest) -> Response:
 
 
 async def metrics(request: HttpRequest) -> Response:
-    """Prometheus' text exposition."""
+    """Prometheus' text exposition, or OpenMetrics if asked for."""
     to = surface(request)
     await to.signals.refresh()
-    text = to.telemetry.render()
-    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+    text, content_type = to.telemetry.render(request.headers.get("accept", ""))
+    return Response(text, media_type=content_type)
 
 
 def _model(name: str) -> dict[str, object]:

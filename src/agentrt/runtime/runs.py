@@ -30,6 +30,7 @@ from agentrt.store.keys import SessionKeys
 from agentrt.store.ownership import Owned
 from agentrt.store.queue import DeadLetter, Urgency, run_name
 from agentrt.tasks import end
+from agentrt.tracing import exemplar
 
 __all__ = ["Place", "Runs"]
 
@@ -63,12 +64,13 @@ class Place:
 
 @dataclass(slots=True)
 class _Shift:
-    """What is counted of one pod's work on a run; `tokens`: what it knows that it cost."""
+    """What is counted of one pod's work on a run; `tokens`: what it knows that it cost; `exemplar`: its trace."""
 
     started: float
     agent: str = ""
     status: str = "lost"
     tokens: int | None = None
+    exemplar: dict[str, str] | None = None
 
 
 class Runs:
@@ -109,6 +111,11 @@ class Runs:
         """Slots that are free; none on a pod that leaves."""
         return 0 if self._left is not None else self._max_runs - self._in_flight - self.expected
 
+    @property
+    def in_flight(self) -> int:
+        """Runs that this pod works on."""
+        return self._in_flight
+
     def report(self) -> dict[str, Any]:
         """What of it an operator would ask."""
         return {"runs_in_flight": self._in_flight, "runs_capacity": self._max_runs, "leaving": self._left is not None}
@@ -145,6 +152,7 @@ class Runs:
     async def _work(self, place: Place, owned: Owned, shift: _Shift, listener: Listener | None) -> TurnEnd | None:
         services, member = self._services, owned.lease
         request, inputs = _message(place)
+        shift.exemplar = exemplar(request.trace)
         agent = self._agents.get(request.agent)
         if agent is None or self._leaving:
             shift.status = "handed_over"
@@ -156,7 +164,8 @@ class Runs:
         ended = await self._traced(turn, owned, request, agent)
         shift.status, shift.tokens = ended.status, ended.tokens
         if turn.first_token_at is not None:
-            services.telemetry.first_token_seconds.labels(agent.name).observe(turn.first_token_at - shift.started)
+            first = services.telemetry.first_token_seconds.labels(agent.name)
+            first.observe(turn.first_token_at - shift.started, shift.exemplar)
         if turn.jobs:
             services.jobs.finish(owned.session.tenant, turn.jobs, member)
             self.on_jobs()
@@ -189,7 +198,8 @@ class Runs:
                 self._idle.set()
             self.on_free()
             services.telemetry.turns.labels(shift.agent, shift.status).inc()
-            services.telemetry.turn_seconds.labels(shift.agent).observe(time.perf_counter() - shift.started)
+            spent = services.telemetry.turn_seconds.labels(shift.agent)
+            spent.observe(time.perf_counter() - shift.started, shift.exemplar)
 
     async def _traced(self, turn: Turn, owned: Owned, request: Request, agent: Agent) -> TurnEnd:
         """Work on the run, or give it up, within the span of this attempt."""

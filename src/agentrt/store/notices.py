@@ -174,13 +174,14 @@ class _Ear(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard = True
-        self._sign()
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not False:
-                if type(reply) is not list:  # an error: not allowed to listen
+                if type(reply) is not list:  # an error: not allowed to listen, which is no sign of a subscription
                     self.closed.set()
-                elif reply[0] == b"message":
+                    continue
+                self._sign()
+                if reply[0] == b"message":
                     self._wake(reply[1], reply[2])
                 elif reply[0] == b"subscribe":
                     self.subscribed = True
