@@ -104,6 +104,22 @@ async def test_what_waits_is_bounded_by_its_bytes(pair: Pair) -> None:
         await store.own(message(new_session(), background=True, input=big))
 
 
+async def test_a_lost_server_is_left_on_both_connections(pair: Pair) -> None:
+    """Nothing is asked on the one that waits: it would notice that its server is frozen when a turn ends, and only then
+    begin to count its time-out."""
+    async with ByteProxy(pair.master.port) as way:
+        options = {"wait_replicas": 1, "reply_timeout_s": 0.2, "resend_budget_s": 0.3}
+        async with connected(f"redis://127.0.0.1:{way.port}/0", **options) as redis:
+            store = Store(redis, acknowledge=True)
+            await store.own(message(new_session(), background=True))
+            assert redis.stats.connects == 2
+            way.blackhole = True
+            assert await store.reason()
+            way.blackhole = False
+            await until(lambda: redis.stats.connects == 4)
+            assert pair.has((await store.own(message(new_session(), background=True))).session.hash)
+
+
 async def test_a_cut_replica_acknowledges_nothing(pair: Pair) -> None:
     """Every way of waiting says so: begin and plan, and a commit that can be sent again until the replica is back."""
     async with waiting(pair) as store:

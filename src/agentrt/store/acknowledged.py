@@ -47,6 +47,7 @@ class Acknowledged:
         self._under_way = False
         self.wait_connected = line.wait_connected
         self.start = line.start
+        self.renew = line.renew
 
     @property
     def waiting(self) -> int:

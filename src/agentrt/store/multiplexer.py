@@ -60,7 +60,7 @@ class MultiplexerLimits:
     waiters_max: int = 10_000
     buffer_bytes_max: int = 16 * 1024 * 1024
     backoff_s_min: float = 0.02
-    backoff_s_max: float = 1.0
+    backoff_s_max: float = 0.25
     demoted_s_min: float = 0.25
     """A connection younger than this is kept although its server refuses writes: one that stays a replica must not be
     dialled for every write."""
@@ -162,6 +162,8 @@ class Multiplexer:
         self.last_error: str = "never connected"
         self._reason = "unreachable"
         self._since = 0.0
+        self.lost_at = 0.0
+        """When a connection broke last, by the event loop's clock."""
         self.stats = stats or Stats()
 
     @property
@@ -210,6 +212,14 @@ class Multiplexer:
             self._flushing = True
             self._loop.call_soon(self._flush)
         return future
+
+    def renew(self, before: float) -> None:
+        """Give up a connection that was made before that time: whoever shared its server found it gone since.
+
+        One on which nothing is asked does not notice by itself that its server is frozen.
+        """
+        if self._wire is not None and self._since < before:
+            self._lost(self._wire, ConnectionError("another connection to its server was lost"))
 
     async def aclose(self) -> None:
         """Close the connection; waiters get `OutcomeUnknown`."""
@@ -274,6 +284,7 @@ class Multiplexer:
             return
         self._wire = None
         self._paused = False
+        self.lost_at = self._loop.time()
         self.stats.breaks += 1
         self.last_error = str(error or "connection closed by Redis")
         if self._watchdog is not None:

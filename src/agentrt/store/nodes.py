@@ -130,7 +130,14 @@ def open_nodes(
             return Node(shared, None)
         patient = MultiplexerLimits(options.reply_timeout_s + wait_s)
         own = Multiplexer(dial, patient, greeting=greeting, stats=stats)
-        return Node(shared, Acknowledged(own, options.wait_replicas, options.wait_timeout_ms))
+        acknowledged = Acknowledged(own, options.wait_replicas, options.wait_timeout_ms)
+
+        def reconnected() -> None:
+            acknowledged.renew(shared.lost_at)
+            on_connected()
+
+        shared.on_connected = reconnected
+        return Node(shared, acknowledged)
 
     if read_url(options.url).kind == "cluster":
         return _Cluster(options, node)
