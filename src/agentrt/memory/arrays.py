@@ -66,13 +66,17 @@ class Arrays:
     def lexical(self, weighted: Sequence[tuple[float, str, Posting]], neighbour: float, session: float) -> Any:
         """BM25 by place, of terms with their weights; with shares of the neighbours' and of the session's best."""
         np = self._np
-        scores = np.zeros(self.count + 1)  # -1, no neighbour, is the last place
-        for weight, term, posting in weighted:
-            share = self._share(term, posting)
+        shares = [(weight, self._share(term, posting)) for weight, term, posting in weighted]
+        rare = [(weight, share) for weight, share in shares if share.places is not None]
+        if rare:
+            places = np.concatenate([share.places for _, share in rare])
+            values = np.concatenate([weight * share.values for weight, share in rare])
+            scores = np.bincount(places, values, self.count + 1)
+        else:
+            scores = np.zeros(self.count + 1)  # -1, no neighbour, is the last place
+        for weight, share in shares:
             if share.places is None:
                 scores[:-1] += weight * share.values
-            else:
-                scores[share.places] += weight * share.values
         places = np.flatnonzero(scores)
         own, sessions = scores[places], self._sessions[places]
         self._best.fill(0.0)
