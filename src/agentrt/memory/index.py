@@ -152,7 +152,7 @@ class Index:
         """The best places with their scores, lexical or of both kinds, the best first."""
         if not self._docs:
             return {}
-        found = [(term, posting) for term in asked(question) if (posting := self._postings.get(term))]
+        found = [posting for term in asked(question) if (posting := self._postings.get(term))]
         average = self._length / len(self._docs) or 1.0
         if load() is None:
             return dict(heapq.nlargest(most, self._lexical(found, average).items(), key=lambda one: (one[1], one[0])))
@@ -160,7 +160,7 @@ class Index:
         if arrays.count != len(self._docs):
             norms = _K1 * (1 - _B), _K1 * _B / average
             arrays.update(norms, self._lengths, (self._before, self._after, self._in_session))
-        weighted = [(self._weight(posting), term, posting) for term, posting in found]
+        weighted = [(self._weight(posting), posting) for posting in found]
         scores = arrays.lexical(weighted, _NEIGHBOUR, _SESSION)
         dense = None if vector is None else self.matrix.cosines(vector)
         if dense is not None:
@@ -171,9 +171,9 @@ class Index:
         count, held = len(self._docs), len(posting.places)
         return math.log(1 + (count - held + 0.5) / (held + 0.5)) * (_K1 + 1)
 
-    def _lexical(self, wanted: Sequence[tuple[str, Posting]], average: float) -> dict[int, float]:
+    def _lexical(self, wanted: Sequence[Posting], average: float) -> dict[int, float]:
         scores: dict[int, float] = defaultdict(float)
-        for _, posting in wanted:
+        for posting in wanted:
             weight = self._weight(posting)
             for place, frequency in zip(posting.places, posting.weights, strict=True):
                 norm = _K1 * (1 - _B + _B * self._lengths[place] / average)
