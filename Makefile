@@ -8,7 +8,7 @@
 # make kills-runs  10,000 background runs over three pods, one killed every 5 s
 # make clients  outside clients, each in an environment of its own, against two pods, one killed: docs/clients.md
 # make fuzz   12,000 requests with other tenants' ids over every route
-# make memory-long  a conversation of 2,000 turns; and make memory-bench, what recall costs
+# make memory-long  a conversation of 2,000 turns; and make memory-bench, what recall and a turn with a memory cost
 # make failovers  every fail-over of Sentinels and of a Cluster, also those that take long
 # make mixed  the tests of a fleet of two releases, the older pods on the code of REVISION
 # make bench  the load test that docs/operations.md reads from
@@ -110,7 +110,7 @@ memory-long: setup
 	AGENTRT_MEMORY_TURNS=2000 $(BIN)/python -m pytest -q tests/memory/test_long.py
 
 memory-bench: setup
-	$(BIN)/python -m loadtest.recall
+	$(BIN)/python -m loadtest.memory --write
 
 failovers: setup
 	AGENTRT_FULL=1 $(BIN)/python -m pytest -q -s tests/fault/test_sentinel.py tests/fault/test_cluster.py

@@ -1,4 +1,4 @@
-"""What recall costs: `python -m loadtest.recall`. A real Redis, and one pod's own code against it.
+"""What recall costs: a real Redis, and one pod's own code against it. A part of `make memory-bench`.
 
 100,000 turns over 1,000 users, beside them one user with 2,000 and one with 20,000. A measurement is what a turn does:
 read the head of the user with what is new in the same round trip, then search the decoded index, hybrid. The embedder
@@ -7,15 +7,14 @@ is a hash: it costs nothing, and the search does not care where numbers come fro
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy
-from tests.harness.redis_server import RedisServer
 
 from agentrt.memory.turns import Memory
 from agentrt.runtime.recollections import Recollections
@@ -24,9 +23,13 @@ from agentrt.store.keys import UserKeys
 from agentrt.store.ownership import StoreConfig
 from agentrt.store.users import Turn, Users
 
+__all__ = ["Figures", "fill", "measure", "sentence"]
+
 SIZE = 384
-_WORDS = [hashlib.sha256(str(n).encode()).hexdigest()[:7] for n in range(4000)]
+_LETTERS = str.maketrans("0123456789", "ghijklmnop")
+_WORDS = [hashlib.sha256(str(n).encode()).hexdigest()[:7].translate(_LETTERS) for n in range(4000)]
 _QUESTIONS = 400
+_ROUNDS = 3
 
 
 class _Hashed:
@@ -44,13 +47,13 @@ def _vector(text: str) -> Any:
     return found / numpy.linalg.norm(found)
 
 
-def _sentence(chance: random.Random) -> str:
+def sentence(chance: random.Random) -> str:
     """Words as common as words are: the n-th with a frequency of 1/n."""
     return " ".join(_WORDS[int(4000 ** chance.random()) - 1] for _ in range(14))
 
 
-async def _fill(users: Users, user: UserKeys, count: int, chance: random.Random, *, embedded: bool) -> None:
-    texts = [_sentence(chance) for _ in range(count)]
+async def fill(users: Users, user: UserKeys, count: int, chance: random.Random, *, embedded: bool) -> None:
+    texts = [sentence(chance) for _ in range(count)]
     turns = [
         Turn(f"m{n}", Memory.of(f"m{n}", f"s{n // 40}", "user", n, text, 0).encode()) for n, text in enumerate(texts)
     ]
@@ -69,11 +72,11 @@ async def _measure(
     """Seconds of each question, sorted; of the first, cold one; and of CPU for each."""
     recollections, embedder = Recollections(users), _Hashed() if hybrid else None
     begun = time.perf_counter()
-    await recollections.search(await users.head(user), _sentence(chance), 12, embedder)
+    await recollections.search(await users.head(user), sentence(chance), 12, embedder)
     cold_s = time.perf_counter() - begun
     taken, cpu = [], time.process_time()
     for _ in range(_QUESTIONS):
-        question = " ".join(_sentence(chance).split()[:7])
+        question = " ".join(sentence(chance).split()[:7])
         known = recollections._shelves[f"{user.tenant}/{user.user}"].index.upto
         begun = time.perf_counter()
         await recollections.search(await users.head(user, known), question, 12, embedder)
@@ -81,30 +84,36 @@ async def _measure(
     return sorted(taken), cold_s, (time.process_time() - cpu) / _QUESTIONS
 
 
-async def main() -> None:
-    """Fill, measure, print."""
-    chance = random.Random(1)
-    with RedisServer() as server:
-        redis = Redis(RedisOptions(server.url, reply_timeout_s=30))
-        await redis.start()
-        users = Users(redis, StoreConfig("bench"), 86_400)
-        with server.client() as client:
-            for number in range(1000):
-                await _fill(users, UserKeys("bench", f"u{number}"), 78, chance, embedded=False)
-            before = client.info("memory")["used_memory"]
-            await _fill(users, UserKeys("bench", "two"), 2_000, chance, embedded=True)
-            each = (client.info("memory")["used_memory"] - before) / 2_000
-            await _fill(users, UserKeys("bench", "twenty"), 20_000, chance, embedded=True)
-        print(f"a turn of 14 words with its embedding: {each:.0f} bytes of Redis")
-        for name in ("two", "twenty"):
-            for hybrid in (False, True):
-                taken, cold_s, cpu_s = await _measure(users, UserKeys("bench", name), chance, hybrid=hybrid)
-                half, most = taken[len(taken) // 2] * 1000, taken[int(len(taken) * 0.99)] * 1000
-                kind = "hybrid " if hybrid else "lexical"
-                p50, p99 = f"p50 {half:.2f} ms", f"p99 {most:.2f} ms"
-                print(f"{name:7} {kind} {p50}, {p99}, CPU {cpu_s * 1000:.2f} ms, cold {cold_s * 1000:.0f} ms")
-        await redis.aclose()
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Of one kind of search over one user's turns; seconds. `cold_s`: the first one, which reads all of them."""
+
+    turns: int
+    kind: str
+    p50_s: float
+    p99_s: float
+    cpu_s: float
+    cold_s: float
 
 
-if __name__ == "__main__":
-    asyncio.run(main())
+async def measure(redis_url: str, client: Any) -> tuple[list[Figures], float]:
+    """The figures, the best of three rounds each, and the bytes of Redis for a turn with its embedding."""
+    chance, found = random.Random(1), list[Figures]()
+    redis = Redis(RedisOptions(redis_url, reply_timeout_s=30))
+    await redis.start()
+    users = Users(redis, StoreConfig("bench"), 86_400)
+    for number in range(1000):
+        await fill(users, UserKeys("bench", f"u{number}"), 78, chance, embedded=False)
+    before = client.info("memory")["used_memory"]
+    await fill(users, UserKeys("bench", "two"), 2_000, chance, embedded=True)
+    each = (client.info("memory")["used_memory"] - before) / 2_000
+    await fill(users, UserKeys("bench", "twenty"), 20_000, chance, embedded=True)
+    for name, turns in (("two", 2_000), ("twenty", 20_000)):
+        user = UserKeys("bench", name)
+        for hybrid in (False, True):
+            rounds = [await _measure(users, user, chance, hybrid=hybrid) for _ in range(_ROUNDS)]
+            p50_s, p99_s = (min(taken[int(len(taken) * part)] for taken, _, _ in rounds) for part in (0.5, 0.99))
+            cold_s, cpu_s = min(cold for _, cold, _ in rounds), min(cpu for _, _, cpu in rounds)
+            found.append(Figures(turns, "hybrid" if hybrid else "lexical", p50_s, p99_s, cpu_s, cold_s))
+    await redis.aclose()
+    return found, each

@@ -37,7 +37,7 @@ def rate(metric: str, by: str, selector: str = "") -> str:
 
 def quantile(share: float, metric: str, by: str) -> str:
     """A quantile of a histogram, by a label."""
-    return f"histogramquantile({share}, sum by ({by}, le) (rate({metric}_bucket{{@}}[$__rate_interval])))"
+    return f"histogram_quantile({share}, sum by ({by}, le) (rate({metric}_bucket{{@}}[$__rate_interval])))"
 
 
 def highest(metric: str) -> str:

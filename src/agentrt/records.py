@@ -115,6 +115,10 @@ class Items(Sequence[Item]):
         self._entries = list(entries)
         self.size = sum(map(len, self._entries))
 
+    def preceded_by(self, first: Item) -> Items:
+        """`first`, then these items."""
+        return Items([first, *self._entries])
+
     def followed_by(self, new: Sequence[Item]) -> Items:
         """These items, then `new`."""
         return Items([*self._entries, *new])

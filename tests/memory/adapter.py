@@ -324,10 +324,10 @@ class Adapter:
     # --- what recall measurements want ----------------------------------------------------------------------------
 
     def ingest(self, user: str, items: Sequence[Mapping[str, Any]], tenant: str = "t1") -> int:
-        """Remember `{id, text, role?, at?, conversation?, speaker?}`; returns how many were new."""
+        """Remember `{id, text, role?, at?, conversation?, speaker?}`, without drawing facts; returns how many were new."""
         added = 0
         for start in range(0, len(items), 500):
-            body = {"items": list(items[start : start + 500]), "agent": "memory"}
+            body = {"items": list(items[start : start + 500]), "agent": "recall"}
             added += self.user("POST", tenant, user, "/turns", json=body)["added"]
         return added
 

@@ -25,5 +25,6 @@ SCRIPTS["mirror"] = mirror
 agents = [
     Agent("memory", model="scripted:quiet", memory=Memory(extractor="openai:extractor")),
     Agent("mirror", model="scripted:mirror", memory=Memory(extractor="openai:extractor")),
+    Agent("recall", model="scripted:quiet", memory=Memory(facts=False)),
     Agent("plain", model="scripted:quiet", memory=None),
 ]

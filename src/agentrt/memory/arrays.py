@@ -10,10 +10,6 @@ from typing import Any, NamedTuple
 
 __all__ = ["Arrays", "Matrix", "Posting", "load"]
 
-_TERMS_MAX = 4_096
-"""Terms whose share in the scores is kept."""
-_OFTEN = 8
-"""A term that is in one of so many turns, or more, is kept by turn: adding it up needs no look-ups then."""
 _BLOCK = 64
 
 
@@ -30,21 +26,11 @@ class Posting(NamedTuple):
     weights: array[float]
 
 
-class _Share(NamedTuple):
-    """What a term adds to the scores, before its weight: at `places`, or, where that is None, at all of them."""
-
-    known: int
-    """Places that there were."""
-    places: Any
-    values: Any
-
-
 class Arrays:
     """An index as arrays; brought up to date when it is used."""
 
     def __init__(self) -> None:
         self._np = load()
-        self._shares: dict[str, _Share] = {}
         self.count = -1
         """Places that the arrays know."""
         self._norms: Any = None
@@ -63,41 +49,24 @@ class Arrays:
         self._before, self._after, self._sessions = (np.frombuffer(one, dtype=np.int64).copy() for one in links)
         self._best = np.zeros(int(self._sessions.max(initial=-1)) + 1)
 
-    def lexical(self, weighted: Sequence[tuple[float, str, Posting]], neighbour: float, session: float) -> Any:
+    def lexical(self, wanted: Sequence[tuple[float, Posting]], neighbour: float, session: float) -> Any:
         """BM25 by place, of terms with their weights; with shares of the neighbours' and of the session's best."""
         np = self._np
-        scores = np.zeros(self.count + 1)  # -1, no neighbour, is the last place
-        for weight, term, posting in weighted:
-            share = self._share(term, posting)
-            if share.places is None:
-                scores[:-1] += weight * share.values
-            else:
-                scores[share.places] += weight * share.values
+        found = np.zeros(self.count)
+        if not wanted:
+            return found
+        at: Any = np.concatenate([np.frombuffer(posting.places, dtype=np.int32) for _, posting in wanted])
+        often = np.concatenate([np.frombuffer(posting.weights, dtype=np.float32) for _, posting in wanted])
+        weights = np.repeat([weight for weight, _ in wanted], [len(posting.places) for _, posting in wanted])
+        # One place more, for -1 is no neighbour.
+        scores = np.bincount(at, weights * often / (often + self._norms[at]), self.count + 1)
         places = np.flatnonzero(scores)
         own, sessions = scores[places], self._sessions[places]
         self._best.fill(0.0)
         np.maximum.at(self._best, sessions, own)
         near = np.maximum(scores[self._before[places]], scores[self._after[places]])
-        found = np.zeros(self.count)
         found[places] = own + neighbour * near + session * self._best[sessions]
         return found
-
-    def _share(self, term: str, posting: Posting) -> _Share:
-        held = self._shares.get(term)
-        if held is not None and held.known == self.count:
-            return held
-        np = self._np
-        places: Any = np.frombuffer(posting.places, dtype=np.int32).astype(np.int64)
-        weights = np.frombuffer(posting.weights, dtype=np.float32).astype(np.float64)
-        values = weights / (weights + self._norms[places])
-        if len(places) * _OFTEN >= self.count:
-            all_of_them = np.zeros(self.count)
-            all_of_them[places] = values
-            places, values = None, all_of_them
-        if len(self._shares) >= _TERMS_MAX:
-            self._shares.clear()
-        share = self._shares[term] = _Share(self.count, places, values)
-        return share
 
     def fused(self, lexical: Any, rows: Any, dense: Any) -> Any:
         """Half of each, both from 0 to 1. `rows`: the places of `dense`; None: all."""

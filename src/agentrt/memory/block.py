@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import orjson
 
 from agentrt.memory.dates import iso
 from agentrt.memory.index import Hit
-from agentrt.memory.lexicon import terms
+from agentrt.memory.lexicon import asked, terms
 from agentrt.memory.summary import Summary
 from agentrt.memory.tokens import count, usable
 from agentrt.records import Item
@@ -28,11 +29,11 @@ HEAD = (
 TAIL = "[End of memory]"
 _NOTE_MAX = 512
 """The API's longest value of a response's metadata."""
-_LINE_MAX = 600
 
 
-class Known(NamedTuple):
-    """A fact as turns are given it, see `facts.shown`."""
+@dataclass(frozen=True)
+class Known:
+    """A fact as turns are given it, see `facts.shown`. What a turn makes of it is worked out once and kept."""
 
     id: str
     subject: str
@@ -49,7 +50,17 @@ class Known(NamedTuple):
         """What it is found by."""
         return f"{self.subject} {self.attribute.replace('_', ' ')} {self.value}"
 
-    @property
+    @cached_property
+    def terms(self) -> frozenset[str]:
+        """The terms of its words."""
+        return frozenset(terms(self.words))
+
+    @cached_property
+    def tokens(self) -> int:
+        """What its line costs."""
+        return count(self.line)
+
+    @cached_property
     def line(self) -> str:
         """How the model reads it."""
         whose = "" if self.subject == "user" else f"{self.subject}'s "
@@ -107,18 +118,21 @@ class Block:
     def note(self, window: int) -> str:
         """The report as fits into the metadata of a response: ids and scores, cut where there are too many."""
         facts, hits = [one.id for one in self.facts], [[hit.memory.item, hit.score] for hit in self.hits]
-        while True:
-            note: dict[str, Any] = {"tokens": self.tokens, "window": window, "facts": facts, "recalled": hits}
-            more = len(self.facts) - len(facts) + len(self.hits) - len(hits)
-            if more:
-                note["more"] = more
-            raw = orjson.dumps(note).decode()
-            if len(raw) <= _NOTE_MAX or not (facts or hits):
-                return raw
-            if len(hits) > 3 or not facts:
-                hits.pop()
-            else:
-                facts.pop()
+        left = len(facts) + len(hits)
+        note: dict[str, Any] = {"tokens": self.tokens, "window": window, "facts": [], "recalled": [], "more": left}
+        room = _NOTE_MAX - len(orjson.dumps(note))
+        # Three hits, then the facts, then the other hits.
+        for key, one in [*(("recalled", hit) for hit in hits[:3]), *(("facts", fact) for fact in facts)] + [
+            ("recalled", hit) for hit in hits[3:]
+        ]:
+            room -= len(orjson.dumps(one)) + 1
+            if room < 0:
+                break
+            note[key].append(one)
+            note["more"] -= 1
+        if not note["more"]:
+            del note["more"]
+        return orjson.dumps(note).decode()
 
 
 def compose(
@@ -135,7 +149,7 @@ def compose(
     `recalled` is asked only if there is room. The whole block stays within the sum of the shares.
     """
     block = Block()
-    frame = count(HEAD) + count(TAIL)
+    frame = _fixed(HEAD) + _fixed(TAIL)
     room = usable(sum(shares)) - frame
     if room <= 0:
         return block
@@ -157,10 +171,10 @@ def compose(
 
 def _chosen(profile: Sequence[Known], question: str) -> list[Known]:
     """In the order in which they deserve room; equal ones as the profile has them: set ones, then the newest."""
-    asked = set(terms(question))
+    asked_for = set(asked(question))
 
     def relevance(one: Known) -> tuple[bool, bool, int]:
-        return one.pinned, one.rank >= 3, len(asked & set(terms(one.words)))
+        return one.pinned, one.rank >= 3, len(asked_for & one.terms)
 
     return sorted(profile, key=relevance, reverse=True)
 
@@ -169,7 +183,7 @@ def _facts(block: Block, chosen: Sequence[Known], lines: list[str], share: int, 
     spent, title = 0, "Known facts:"
     taken: list[Known] = []
     for one in chosen:
-        cost = count(one.line) + (0 if taken else count(title))
+        cost = one.tokens + (0 if taken else _fixed(title))
         if spent + cost > (room if one.pinned else share):
             block.left_out["facts"] = block.left_out.get("facts", 0) + 1
             continue
@@ -184,7 +198,7 @@ def _facts(block: Block, chosen: Sequence[Known], lines: list[str], share: int, 
 
 def _summary(block: Block, summary: Summary, lines: list[str], room: int) -> int:
     title = "Earlier in this conversation:"
-    spent, texts = count(title), []
+    spent, texts = _fixed(title), []
     for segment in reversed(summary.segments):
         cost = count(segment.text) + 2
         if spent + cost > room:
@@ -203,10 +217,9 @@ def _summary(block: Block, summary: Summary, lines: list[str], room: int) -> int
 
 def _recalled(block: Block, hits: Sequence[Hit], lines: list[str], room: int) -> None:
     title = "Said before, found for this message:"
-    spent, taken = count(title), []
+    spent, taken = _fixed(title), []
     for hit in hits:
-        line = _line(hit)
-        cost = count(line)
+        line, cost = hit.memory.line, hit.memory.tokens
         if spent + cost > room:
             block.left_out["recalled"] = block.left_out.get("recalled", 0) + 1
             continue
@@ -218,9 +231,7 @@ def _recalled(block: Block, hits: Sequence[Hit], lines: list[str], room: int) ->
         block.tokens["recall"] = spent
 
 
-def _line(hit: Hit) -> str:
-    memory = hit.memory
-    text = " ".join(memory.text.split())
-    if len(text) > _LINE_MAX:
-        text = text[:_LINE_MAX] + " […]"
-    return f"- [{iso(memory.at)[:16].replace('T', ' ')}, {memory.speaker or memory.role}] {text}"
+@cache
+def _fixed(text: str) -> int:
+    """What a text costs that is always the same."""
+    return count(text)

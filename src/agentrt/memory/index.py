@@ -14,11 +14,11 @@ from array import array
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentrt.memory.arrays import Arrays, Matrix, Posting, load
 from agentrt.memory.dates import Day, day_of, named
-from agentrt.memory.lexicon import terms
+from agentrt.memory.lexicon import asked
 from agentrt.memory.turns import SUMMARY, Memory
 
 __all__ = ["Hit", "Index", "nothing"]
@@ -40,8 +40,7 @@ def nothing(_turn: Memory) -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """A turn that was found. `score` is comparable within one search only."""
 
     number: int
@@ -153,15 +152,15 @@ class Index:
         """The best places with their scores, lexical or of both kinds, the best first."""
         if not self._docs:
             return {}
-        asked = [(term, posting) for term in dict.fromkeys(terms(question)) if (posting := self._postings.get(term))]
+        found = [posting for term in asked(question) if (posting := self._postings.get(term))]
         average = self._length / len(self._docs) or 1.0
         if load() is None:
-            return dict(heapq.nlargest(most, self._lexical(asked, average).items(), key=lambda one: (one[1], one[0])))
+            return dict(heapq.nlargest(most, self._lexical(found, average).items(), key=lambda one: (one[1], one[0])))
         arrays = self._arrays
         if arrays.count != len(self._docs):
             norms = _K1 * (1 - _B), _K1 * _B / average
             arrays.update(norms, self._lengths, (self._before, self._after, self._in_session))
-        weighted = [(self._weight(posting), term, posting) for term, posting in asked]
+        weighted = [(self._weight(posting), posting) for posting in found]
         scores = arrays.lexical(weighted, _NEIGHBOUR, _SESSION)
         dense = None if vector is None else self.matrix.cosines(vector)
         if dense is not None:
@@ -172,9 +171,9 @@ class Index:
         count, held = len(self._docs), len(posting.places)
         return math.log(1 + (count - held + 0.5) / (held + 0.5)) * (_K1 + 1)
 
-    def _lexical(self, asked: Sequence[tuple[str, Posting]], average: float) -> dict[int, float]:
+    def _lexical(self, wanted: Sequence[Posting], average: float) -> dict[int, float]:
         scores: dict[int, float] = defaultdict(float)
-        for _, posting in asked:
+        for posting in wanted:
             weight = self._weight(posting)
             for place, frequency in zip(posting.places, posting.weights, strict=True):
                 norm = _K1 * (1 - _B + _B * self._lengths[place] / average)
@@ -202,8 +201,8 @@ class Index:
             for place in scores:
                 if day.covers(day_of(self._docs[place].memory.at)):
                     scores[place] += _DATE * top
-        asked = question.casefold()
-        named_speakers = [name for name in self._speakers if name in asked]
+        folded = question.casefold()
+        named_speakers = [name for name in self._speakers if name in folded]
         if len(named_speakers) == 1:
             for place in scores:
                 if self._docs[place].memory.speaker.casefold() == named_speakers[0]:

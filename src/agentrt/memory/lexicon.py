@@ -6,7 +6,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-__all__ = ["STOP", "normal", "stem", "terms"]
+__all__ = ["STOP", "asked", "normal", "stem", "terms"]
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 _WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\u0e00-\u0e7f]")
@@ -75,6 +75,12 @@ _ENDINGS = (
     ("or", ""),
     ("ic", "i"),
 )
+
+
+@lru_cache(maxsize=256)
+def asked(question: str) -> tuple[str, ...]:
+    """The terms of a question, each once; facts and turns are looked for by the same."""
+    return tuple(dict.fromkeys(terms(question)))
 
 
 def terms(text: str) -> list[str]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import orjson
 
+from agentrt.memory.dates import iso
 from agentrt.memory.lexicon import terms
+from agentrt.memory.tokens import count
 from agentrt.records import Item
 
 __all__ = ["SUMMARY", "TEXT_MAX", "Memory", "recap", "recaps", "recaps_over", "text_of"]
@@ -20,7 +23,10 @@ TEXT_MAX = 8_000
 """Characters of one turn that are kept; the item itself stays whole."""
 
 
-@dataclass(frozen=True, slots=True)
+_LINE_MAX = 600
+
+
+@dataclass(frozen=True)
 class Memory:
     """One raw turn. `at` is when it was said, `kept` when it was remembered, both ms; `terms` are those of the text."""
 
@@ -38,6 +44,19 @@ class Memory:
         """A turn, with its terms worked out."""
         text = text[:TEXT_MAX]
         return cls(item, session, role, at, text, " ".join(terms(text)), kept, speaker)
+
+    @cached_property
+    def line(self) -> str:
+        """How a model reads it: when, who, what."""
+        text = " ".join(self.text.split())
+        if len(text) > _LINE_MAX:
+            text = text[:_LINE_MAX] + " […]"
+        return f"- [{iso(self.at)[:16].replace('T', ' ')}, {self.speaker or self.role}] {text}"
+
+    @cached_property
+    def tokens(self) -> int:
+        """What its line costs."""
+        return count(self.line)
 
     def encode(self) -> bytes:
         """The stored form."""

@@ -73,7 +73,7 @@ def build(  # noqa: PLR0913 - the parts of a prompt
     budget = agent.limits.context_tokens if context_tokens is None else context_tokens
     history = newest(window, max(0, budget - spent))
     return ModelRequest(
-        items=(Items([past, *history]) if past is not None else history).followed_by(new),
+        items=(history.preceded_by(past) if past is not None else history).followed_by(new),
         instructions=instructions,
         tools=specs,
         tool_choice=options.get("tool_choice", "auto"),

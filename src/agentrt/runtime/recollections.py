@@ -71,13 +71,14 @@ class Kept(Protocol):
 class _Shelf:
     """One user's index on this pod."""
 
-    __slots__ = ("facts", "index", "lock", "looked", "used")
+    __slots__ = ("facts", "index", "lock", "looked", "profile", "used")
 
     def __init__(self, index: Index) -> None:
         self.index = index
         self.lock = asyncio.Lock()
         self.facts: tuple[int, Index, list[Known]] | None = None
         """Those that hold, as of a revision."""
+        self.profile: tuple[int, Sequence[Known]] | None = None
         self.looked = 0.0
         self.used = time.monotonic()
 
@@ -149,7 +150,7 @@ class Recollections:
         hits: Sequence[Hit] = ()
         if head is not None:
             if memory.facts and head.profile:
-                profile = [Known(*one) for one in orjson.loads(head.profile)]
+                profile = list(self._profile(head))
                 if head.left and question:
                     there = {one.id for one in profile}
                     profile += [one for one in await self._facts(head, question) if one.id not in there]
@@ -172,6 +173,13 @@ class Recollections:
         embedded = embedder is not None and bool(shelf.index.matrix.numbers)
         vector = await self._question_vector(question, embedder) if embedder is not None and embedded else None
         return shelf.index.search(question, k, vector=vector, without=seen)
+
+    def _profile(self, head: Head) -> Sequence[Known]:
+        """The facts of the head; kept from turn to turn, with what turns made of them."""
+        shelf = self._shelf_of(head)
+        if shelf.profile is None or shelf.profile[0] != head.frev:
+            shelf.profile = head.frev, [Known(*one) for one in orjson.loads(head.profile)]
+        return shelf.profile[1]
 
     async def _facts(self, head: Head, question: str) -> list[Known]:
         """The facts that fit a question best, also those that the profile has no room for."""
