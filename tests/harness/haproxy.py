@@ -36,6 +36,7 @@ class HAProxy:
         for pattern, new in (
             (r"resolvers docker\n(    .*\n)+\n", ""),
             (r" resolvers docker init-addr none", ""),
+            (r"maxconn 20000", "maxconn 4000"),  # each takes two open files, of which this machine may not have 40,000
             (r"bind :8000", f"bind 127.0.0.1:{self.port}"),
             (r"    server pod-a .*\n    server pod-b .*", servers),
         ):

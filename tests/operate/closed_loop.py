@@ -34,7 +34,7 @@ from tests.operate.replicas import Replicas
 __all__ = ["VARIANTS", "Report", "Source", "render", "run"]
 
 SLOTS, WORDS = 8, 40
-CALM, SPIKE = 6, 20
+CALM, SPIKE = 6, 26
 """Clients that talk before and after, and in between: turns of 2 s, so as many runs at once."""
 PODS_MIN, PODS_MAX = 2, 4
 NAMESPACE = "agents"
@@ -254,7 +254,7 @@ def run(variant: str, speed: float, hold_s: float, env: Mapping[str, str] | None
     """One variant through one spike."""
     source = render(variant, speed)
     needed = PODS_MAX if source.queries else PODS_MIN + 1
-    """By occupancy 20 runs on 5 a pod need all; a queue alone asks for what drains it."""
+    """By occupancy 26 runs on 5 a pod need all; a queue of 10 alone asks for more than there are, no more."""
     report = Report(variant, speed)
     with ExitStack() as stack:
         server = stack.enter_context(RedisServer())

@@ -76,8 +76,8 @@ def pip_settings(folder: Path) -> list[str]:
     return [part for volume in mounted for part in ("--volume", volume)]
 
 
-def build(buildah: Builder, folder: Path) -> None:
-    """The base from Debian's archive, the image from the Dockerfile."""
+def bootstrap(buildah: Builder, folder: Path) -> None:
+    """The base, from Debian's archive."""
     begun = time.monotonic()
     sources = Path("/etc/apt/sources.list.d/debian.sources")
     mirror = [sources] if sources.is_file() else []
@@ -89,11 +89,14 @@ def build(buildah: Builder, folder: Path) -> None:
     buildah("rm", container)
     base.unlink()
     told("base", f"bookworm with {PACKAGES}, {time.monotonic() - begun:.0f} s")
+
+
+def build(buildah: Builder, folder: Path) -> None:
+    """The image, from the Dockerfile."""
     begun = time.monotonic()
     # The format of Docker: OCI's has no HEALTHCHECK.
-    buildah(
-        "build", "--format", "docker", *pip_settings(folder), "--build-arg", f"BASE_IMAGE={BASE}", "--tag", IMAGE, ROOT
-    )
+    given = (*pip_settings(folder), "--build-arg", f"BASE_IMAGE={BASE}")
+    buildah("build", "--format", "docker", "--layers", *given, "--tag", IMAGE, ROOT)
     told("image", f"{time.monotonic() - begun:.0f} s")
 
 
@@ -230,6 +233,8 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     buildah = Builder(folder)
     try:
+        if not buildah("images", "--quiet", "--filter", f"reference={BASE}"):
+            bootstrap(buildah, folder)
         if not buildah("images", "--quiet", "--filter", f"reference={IMAGE}"):
             build(buildah, folder)
         config = configuration(buildah)
