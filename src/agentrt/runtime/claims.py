@@ -69,7 +69,7 @@ class Claims:
         theirs, mine = (lease_member(session, owner.run, name) for name in (owner.token, token))
         entered = services.leases.entering(mine)  # the lease first, the session second, both in one write
         try:
-            outcome = await services.sessions.claim(session, owner, token, early=early)
+            outcome = await services.sessions.claim(session, owner, token, early=early, behind=entered)
         except BaseException as error:
             entered.abandon()
             if isinstance(error, SchemaNewer):
