@@ -85,6 +85,8 @@ class Claims:
                 # It ran out, and its holder owns nothing any more. If the run has ended, what was to be done after it
                 # may have been lost with its pod: whoever does it looks whether it was.
                 services.jobs.finish(session.tenant, [ingest_job(session, owner.run)], theirs)
+            if isinstance(outcome, Waiting):  # it waits for an owner, who must not be without a lease: that enters one
+                await services.leases.left_ms(lease_member(session, outcome.live.run, outcome.live.token))
             self._count("waiting" if isinstance(outcome, Waiting) else "gone")
             return
         services.leases.end(theirs)
