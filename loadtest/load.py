@@ -16,6 +16,7 @@ from tests.harness.redis_server import RedisServer
 from loadtest.driver import ROOT
 from loadtest.shapes import SHAPES
 
+_READY_S = 120.0
 _THRESHOLDS, _FULL = "thresholds.toml", "thresholds-full.toml"
 """What must be kept; and what where more is asked of the pods than they have slots and places for."""
 
@@ -42,9 +43,12 @@ def main() -> int:
         if args.queue_limit:
             env["AGENTRT_QUEUE_LIMIT"] = str(args.queue_limit)
         target = "loadtest.agents:agents"
-        pods = [
-            stack.enter_context(Pod(redis.url, target=target, name=f"load-{number}", env=env)) for number in range(2)
-        ]
+        pods = [Pod(redis.url, target=target, name=f"load-{number}", env=env) for number in range(2)]
+        for pod in pods:
+            stack.callback(pod.stop)
+            pod.start(wait=False)
+        for pod in pods:
+            pod.wait_ready(_READY_S)
         command = [
             args.locust,
             "--headless",

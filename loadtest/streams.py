@@ -114,8 +114,8 @@ class Bench:
 
 
 async def measure(bench: Bench, count: int) -> dict[str, Any]:
-    """Warm up; idle sessions; open streams."""
-    await bench.sessions(200)
+    """Idle sessions, once to let the pod grow as it does, and once to count; then open streams."""
+    await bench.sessions(_IDLE)
     before = bench.memory()
     await bench.sessions(_IDLE)
     idle = bench.memory().since(before, _IDLE)
@@ -133,7 +133,9 @@ def main() -> int:
         redis = stack.enter_context(RedisServer())
         gate = redis.dir / "gate"
         env = {"LOAD_GATE": str(gate), "AGENTRT_MAX_RUNS": str(args.streams), "AGENTRT_LOG_LEVEL": "warning"}
-        pod = stack.enter_context(Pod(redis.url, target="loadtest.agents:agents", name="streams", env=env))
+        pod = Pod(redis.url, target="loadtest.agents:agents", name="streams", env=env)
+        stack.callback(pod.stop)
+        pod.start(wait=False).wait_ready(120)
         found = asyncio.run(measure(Bench(pod, redis, gate), args.streams))
     print(json.dumps(found, indent=2))
     return 0 if found["completed"] == args.streams else 1
