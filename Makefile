@@ -3,14 +3,16 @@
 # make check  ruff, mypy, import-linter
 # make negative  the tests with one guard taken out at a time: each time some must fail
 # make kills  a thousand runs whose pods are killed under them; the count of what happened goes to loadtest/kills.json
-# make soak   MINUTES of chaos over three pods, by the schedule of SEED: what happened, and what was violated, as JSON
-# make load   USERS of locust on two pods for DURATION_S, SHAPE=ramp or spike; exit status by loadtest/thresholds.toml
+# make soak   MINUTES of chaos over three pods and TOPOLOGY=single, sentinel or cluster, by the schedule of SEED: what
+#             happened, and what was violated, as JSON
+# make load   USERS of locust on two pods for DURATION_S, SHAPE=ramp, spike or soak; exit status by loadtest/thresholds.toml
 # make kills-runs  10,000 background runs over three pods, one killed every 5 s
 # make clients  outside clients, each in an environment of its own, against two pods, one killed: docs/clients.md
 # make fuzz   12,000 requests with other tenants' ids over every route
 # make memory-long  a conversation of 2,000 turns; and make memory-bench, what recall and a turn with a memory cost
 # make failovers  every fail-over of Sentinels and of a Cluster, also those that take long
 # make mixed  the tests of a fleet of two releases, the older pods on the code of REVISION
+# make streams  a thousand streams open at once on one pod: bytes for each, and for an idle session
 # make bench  the load test that docs/operations.md reads from
 # make bench-locks  what a named lock costs, next to redis-py's and pottery's
 # make bench-profile  where the CPU time of a turn goes: docs/benchmarks-profile.md
@@ -40,7 +42,10 @@ UPGRADE ?=
 CLIENTS ?=
 MINUTES ?= 30
 SEED ?= 1
+TOPOLOGY ?= single
+SOAK_ARGS ?= --pace 3 --pause 1
 SHAPE ?= ramp
+LOAD_ARGS ?=
 DURATION_S ?= 60
 USERS ?= 40
 REVISION ?= HEAD^
@@ -49,7 +54,7 @@ SPEED ?= 10
 BIN := .venv/bin
 UV := .venv/uv
 
-.PHONY: setup run test negative kills kills-runs soak load failovers mixed memory-long memory-bench check clients fuzz bench \
+.PHONY: setup run test negative kills kills-runs soak load streams failovers mixed memory-long memory-bench check clients fuzz bench \
   bench-locks bench-profile bench-providers autoscale alerts image-test checkov k8s lock clean
 
 setup: .venv/.stamp
@@ -90,10 +95,13 @@ kills-runs: setup
 	AGENTRT_KILLS_RUNS=10000 $(BIN)/python -m pytest -q tests/fault/test_overload.py -k exactly_once
 
 soak: setup
-	@$(BIN)/python -m loadtest.chaos --minutes $(MINUTES) --seed $(SEED)
+	@$(BIN)/python -m loadtest.chaos --minutes $(MINUTES) --seed $(SEED) --topology $(TOPOLOGY) $(SOAK_ARGS)
 
 load: .venv/load/.stamp
-	$(BIN)/python -m loadtest.load --shape $(SHAPE) --seconds $(DURATION_S) --users $(USERS)
+	$(BIN)/python -m loadtest.load --shape $(SHAPE) --seconds $(DURATION_S) --users $(USERS) $(LOAD_ARGS)
+
+streams: setup
+	$(BIN)/python -m loadtest.streams
 
 .venv/load/.stamp: .venv/.stamp loadtest/requirements.lock
 	$(PYTHON) -m venv .venv/load

@@ -16,6 +16,10 @@ from tests.harness.redis_server import RedisServer
 from loadtest.driver import ROOT
 from loadtest.shapes import SHAPES
 
+_READY_S = 120.0
+_THRESHOLDS, _FULL = "thresholds.toml", "thresholds-full.toml"
+"""What must be kept; and what where more is asked of the pods than they have slots and places for."""
+
 
 def main() -> int:
     """Start, load, stop."""
@@ -24,13 +28,27 @@ def main() -> int:
     parser.add_argument("--shape", choices=sorted(SHAPES), default="ramp")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--users", type=int, default=40)
+    parser.add_argument("--max-runs", type=int, default=0, help="slots of each pod; default: agentrt's")
+    parser.add_argument("--queue-limit", type=int, default=0, help="runs that may wait for a pod; default: agentrt's")
+    parser.add_argument("--pause-ms", type=int, default=0, help="how long the model takes for a word")
     parser.add_argument("--results", type=Path, help="folder for the tables (CSV) and the report (HTML)")
     args = parser.parse_args()
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="agentrt-load-"))
         redis = stack.enter_context(RedisServer())
         env = {"AGENTRT_DEMO_DB": str(Path(folder) / "demo.db"), "AGENTRT_LOG_LEVEL": "warning"}
-        pods = [stack.enter_context(Pod(redis.url, name=f"load-{number}", env=env)) for number in range(2)]
+        env["LOAD_PAUSE_MS"] = str(args.pause_ms)
+        if args.max_runs:
+            env["AGENTRT_MAX_RUNS"] = str(args.max_runs)
+        if args.queue_limit:
+            env["AGENTRT_QUEUE_LIMIT"] = str(args.queue_limit)
+        target = "loadtest.agents:agents"
+        pods = [Pod(redis.url, target=target, name=f"load-{number}", env=env) for number in range(2)]
+        for pod in pods:
+            stack.callback(pod.stop)
+            pod.start(wait=False)
+        for pod in pods:
+            pod.wait_ready(_READY_S)
         command = [
             args.locust,
             "--headless",
@@ -49,6 +67,9 @@ def main() -> int:
             "LOAD_SHAPE": args.shape,
             "LOAD_SECONDS": str(args.seconds),
             "LOAD_USERS": str(args.users),
+            # What arrives within one look at the queue may exceed it together: no more than users there are.
+            "LOAD_QUEUE_MAX": str(args.queue_limit + args.users if args.queue_limit else 0),
+            "LOAD_THRESHOLDS": str(ROOT / "loadtest" / (_FULL if args.queue_limit else _THRESHOLDS)),
         }
         return subprocess.run(command, env={**os.environ, **load}, check=False).returncode
 

@@ -1,7 +1,9 @@
-"""The scenarios: chat, tools, background. `make load` runs them; loadtest/README.md says how to read what comes out.
+"""The scenarios: chat, tools, background, memory. `make load` runs them; loadtest/README.md says how to read what comes
+out.
 
 Read from the environment: LOAD_HOSTS (comma list of pods; any of them takes any request; default: locust's --host),
-LOAD_SHAPE (ramp, spike), LOAD_SECONDS, LOAD_USERS, LOAD_THRESHOLDS.
+LOAD_SHAPE (ramp, spike, soak), LOAD_SECONDS, LOAD_USERS, LOAD_THRESHOLDS, LOAD_QUEUE_MAX (more runs than that may not
+wait for a pod), LOAD_KEY (the credential, if the pods want one).
 """
 
 from __future__ import annotations
@@ -10,15 +12,19 @@ import json
 import os
 import random
 import time
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gevent
 from locust import HttpUser, LoadTestShape, between, events, task
 from locust.env import Environment
+from locust.runners import WorkerRunner
 
 from loadtest.gate import Row, judge, read
+from loadtest.recovery import Times, recovered
 from loadtest.shapes import SHAPES
 
 THRESHOLDS = Path(os.environ.get("LOAD_THRESHOLDS", Path(__file__).with_name("thresholds.toml")))
@@ -26,7 +32,20 @@ HOSTS = [host for host in os.environ.get("LOAD_HOSTS", "").split(",") if host]
 BUSY = {409, 429, 503}
 """Come again later, says `Retry-After`: not a failure of its own, but the time counts."""
 PATIENCE_S = 60
+REMEMBERED_S = 30
+SHAPE = os.environ.get("LOAD_SHAPE", "ramp")
+SECONDS, USERS = float(os.environ.get("LOAD_SECONDS", "60")), int(os.environ.get("LOAD_USERS", "40"))
+QUEUE_MAX = int(os.environ.get("LOAD_QUEUE_MAX", "0"))
+WATCHED = "chat: whole stream"
+"""The row whose time must be back to normal after a spike."""
 FINAL = {"response.completed", "response.failed", "response.incomplete"}
+COUNT = "count to 20"
+
+
+def credential() -> dict[str, str]:
+    """The header that shows who asks; none without a key."""
+    key = os.environ.get("LOAD_KEY")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 class Talker(HttpUser):
@@ -34,6 +53,10 @@ class Talker(HttpUser):
 
     abstract = True
     host = HOSTS[0] if HOSTS else None
+
+    def on_start(self) -> None:
+        """Show who it is, where that matters."""
+        self.client.headers.update(credential())
 
     def url(self, path: str) -> str:
         """The path, at any pod."""
@@ -67,7 +90,11 @@ class Talker(HttpUser):
             with answer:
                 answer.success()
                 self.environment.events.request.fire(
-                    request_type="turn", name="told to come again", response_time=0, response_length=0, context={}
+                    request_type="turn",
+                    name=f"told to come again: {answer.status_code}",
+                    response_time=0,
+                    response_length=0,
+                    context={},
                 )
             time.sleep(min(5.0, float(answer.headers.get("Retry-After", 1))))
         raise TimeoutError(f"busy for {PATIENCE_S} s")
@@ -81,6 +108,8 @@ class Chat(Talker):
 
     def on_start(self) -> None:
         """A conversation, new or long."""
+        super().on_start()
+        self.acknowledged = self.sent = 0
         items = [
             {"type": "message", "role": "user", "content": f"an earlier message, number {number}"}
             for number in range(random.choice([0, 20, 200]))
@@ -91,8 +120,9 @@ class Chat(Talker):
     @task
     def turn(self) -> None:
         """One turn, to its final event: a stream without one has failed, whatever its status was."""
-        body = {"model": "support", "conversation": self.conversation, "input": "count to 20", "stream": True}
+        body = {"model": "support", "conversation": self.conversation, "input": COUNT, "stream": True}
         begun = time.perf_counter()
+        self.sent += 1
         try:
             with self.send(body, uuid.uuid4().hex, "chat: headers", stream=True) as answer:
                 answer.raise_for_status()
@@ -114,7 +144,26 @@ class Chat(Talker):
             raise EOFError(f"the stream ended with {last or 'nothing'}")
         if last != "response.completed":
             raise ValueError(last)
-        self.row("chat: whole stream", begun)
+        self.acknowledged += 1
+        self.row(WATCHED, begun)
+
+    def on_stop(self) -> None:
+        """What was acknowledged is in the conversation, and nothing twice."""
+        begun, found, query = time.perf_counter(), 0, {"limit": "100", "order": "asc"}
+        try:
+            while True:
+                url = self.url(f"/v1/conversations/{self.conversation}/items")
+                page = self.client.get(url, params=query, name="chat: history").json()
+                found += sum(COUNT in json.dumps(one["content"]) for one in page["data"] if one["role"] == "user")
+                if not page["has_more"]:
+                    break
+                query["after"] = page["last_id"]
+            if not self.acknowledged <= found <= self.sent:
+                raise ValueError(f"{self.acknowledged} turns of {self.sent} acknowledged, {found} stored")
+        except Exception as error:  # noqa: BLE001 - as above
+            self.row("chat: nothing lost", begun, error)
+        else:
+            self.row("chat: nothing lost", begun)
 
 
 class Tools(Talker):
@@ -172,16 +221,49 @@ class Background(Talker):
             self.row("background: until done", begun)
 
 
+class Memory(Talker):
+    """Tells its name in one conversation, and asks for it in others."""
+
+    weight = 1
+    wait_time = between(1.0, 3.0)
+
+    def on_start(self) -> None:
+        """A user nobody knows."""
+        super().on_start()
+        self.user_id, self.number = uuid.uuid4().hex, 0
+
+    @task
+    def remember(self) -> None:
+        """The newest name is known elsewhere, as soon as it was drawn from what was said."""
+        self.number += 1
+        name = f"Ada{self.number}"
+        begun = time.perf_counter()
+        try:
+            self.say(f"my name is {name}", "memory: tell")
+            while name not in self.say("what is my name", "memory: ask"):
+                if time.perf_counter() - begun > REMEMBERED_S:
+                    raise TimeoutError(f"not known after {REMEMBERED_S} s")
+                time.sleep(0.5)
+        except Exception as error:  # noqa: BLE001 - as above
+            self.row("memory: until known", begun, error)
+        else:
+            self.row("memory: until known", begun)
+
+    def say(self, text: str, name: str) -> str:
+        """The answer, in a conversation of its own."""
+        body = {"model": "support", "input": text, "user": self.user_id}
+        with self.send(body, uuid.uuid4().hex, name) as answer:
+            answer.raise_for_status()
+            return str(answer.json()["output"][-1]["content"][0]["text"])
+
+
 class Shape(LoadTestShape):
     """The shape that LOAD_SHAPE names."""
 
     def tick(self) -> tuple[int, float] | None:
         """(users, how many may be started a second); None when it is over."""
-        seconds, users = float(os.environ.get("LOAD_SECONDS", "60")), int(os.environ.get("LOAD_USERS", "40"))
         at_s = self.get_run_time()
-        if at_s >= seconds:
-            return None
-        return SHAPES[os.environ.get("LOAD_SHAPE", "ramp")](at_s, seconds, users), float(users)
+        return None if at_s >= SECONDS else (SHAPES[SHAPE](at_s, SECONDS, USERS), float(USERS))
 
 
 def _events(answer: Any) -> Iterator[dict[str, Any]]:
@@ -191,14 +273,60 @@ def _events(answer: Any) -> Iterator[dict[str, Any]]:
             yield json.loads(line[6:])
 
 
+class Watch:
+    """What is looked at while it goes on, where all results come together: the times of one row, and the queue."""
+
+    def __init__(self) -> None:
+        self.times = Times()
+        self.queue = 0
+        """Most runs that waited for a pod at once."""
+
+    def start(self, environment: Environment) -> None:
+        """Look until locust quits."""
+        begun = time.monotonic()
+
+        def look() -> None:
+            while True:
+                entry = environment.stats.get(WATCHED, "turn")
+                self.times.add(time.monotonic() - begun, entry.response_times)
+                if HOSTS and QUEUE_MAX:
+                    asked = urllib.request.Request(HOSTS[0] + "/operator/queue", headers=credential())
+                    with urllib.request.urlopen(asked, timeout=10) as answer:
+                        self.queue = max(self.queue, json.load(answer)["depth"])
+                gevent.sleep(1)
+
+        gevent.spawn(look)
+
+    def wrong(self) -> list[str]:
+        """What is not as it should be."""
+        found = recovered(self.times, SECONDS / 3, SECONDS * 2 / 3) if SHAPE == "spike" else []
+        if QUEUE_MAX and self.queue > QUEUE_MAX:
+            found.append(f"{self.queue} runs waited for a pod, {QUEUE_MAX} may")
+        return found
+
+
+watch = Watch()
+
+
+@events.init.add_listener
+def begin(environment: Environment, **_: Any) -> None:
+    """Look, unless this is a worker, who knows its own users only."""
+    if not isinstance(environment.runner, WorkerRunner):
+        watch.start(environment)
+
+
 @events.quitting.add_listener
 def gate(environment: Environment, **_: Any) -> None:
     """The exit status is that of the thresholds."""
+    if isinstance(environment.runner, WorkerRunner):
+        return
     rows = [
         Row(one.name, one.num_requests, one.num_failures, one.get_response_time_percentile(0.95) or 0.0)
         for one in environment.stats.entries.values()
     ]
-    missed = judge(rows, read(THRESHOLDS))
+    missed = [*judge(rows, read(THRESHOLDS)), *watch.wrong()]
+    for line in (*watch.times.lines(), f"at most {watch.queue} runs waited for a pod" if QUEUE_MAX else ""):
+        print(line)
     for one in missed:
         print(f"MISSED {one}")
     if not missed:

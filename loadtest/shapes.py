@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["SHAPES", "ramp", "spike"]
+__all__ = ["SHAPES", "ramp", "soak", "spike"]
 
 
 def ramp(at_s: float, seconds: float, users: int) -> int:
@@ -15,4 +15,9 @@ def spike(at_s: float, seconds: float, users: int) -> int:
     return users if seconds / 3 <= at_s < seconds * 2 / 3 else max(1, users // 10)
 
 
-SHAPES = {"ramp": ramp, "spike": spike}
+def soak(at_s: float, seconds: float, users: int) -> int:
+    """All of them, from beginning to end, but for a minute, or a tenth of the time, in which they come."""
+    return max(1, min(users, round(users * at_s / min(60.0, seconds / 10))))
+
+
+SHAPES = {"ramp": ramp, "soak": soak, "spike": spike}

@@ -1,4 +1,4 @@
-"""The agents of the chaos: one that tells what it answered to, one that works; and the world their tools act upon.
+"""The agents of the chaos, which tell what they answered to; and the world that their tools act upon.
 
 The world is a SQLite file, one row for each execution that really happened. As a downstream that agentrt is made for,
 it refuses a fencing token lower than one that it has seen for the same key: what a pod began before it was stopped, and
@@ -12,16 +12,16 @@ import os
 import secrets
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
-from agentrt.agent import Agent, Effect, ToolContext
+from agentrt.agent import Agent, Effect, Limits, ToolContext
 from agentrt.models.base import ModelEvent, ModelRequest, TextDelta, ToolCall
-from agentrt.models.scripted import SCRIPTS, last_user_text, texts
+from agentrt.models.scripted import SCRIPTS, texts
 from agentrt.tools.function import tool
 from loadtest.chaos.history import FIRST
 
-__all__ = ["agents"]
+__all__ = ["agents", "calls", "words"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS effects (id INTEGER PRIMARY KEY, tool TEXT, idempotency_key TEXT, fence INTEGER, pod TEXT);
@@ -111,24 +111,39 @@ async def read() -> str:
 TOOLS = {one.name: one for one in (book, wire, note, read)}
 
 
-def talk(request: ModelRequest) -> Iterable[ModelEvent | float]:
-    """Calls the tools that the message names behind its colon, all at once; then `after <the message before>`.
+def calls(said: Sequence[str]) -> list[str]:
+    """The tools that the last message names behind its colon."""
+    return [word for word in said[-1].partition(":")[2].split() if word in TOOLS]
 
-    As real models do, it gives its calls other ids whenever it is asked again. Its pauses are those of the message.
+
+def words(said: Sequence[str]) -> tuple[str, str]:
+    """The answer when they have been called: what the last message came after."""
+    return "after ", said[-2] if len(said) > 1 else FIRST
+
+
+def talk(request: ModelRequest) -> Iterable[ModelEvent | float]:
+    """Calls the tools, all at once; then answers. Its pauses are those of the message.
+
+    As real models do, it gives its calls other ids whenever it is asked again.
     """
     said = [texts(item) for item in request.items if item.data.get("role") == "user"]
     yield zlib.crc32(said[-1].encode()) % 80 / 1000
     if request.items[-1].type != "mcp_call":
-        calls = [word for word in last_user_text(request.items).partition(":")[2].split() if word in TOOLS]
-        for number, name in enumerate(calls):
+        names = calls(said)
+        for number, name in enumerate(names):
             yield ToolCall(f"call-{number}-{secrets.token_hex(4)}", name, "{}")
-        if calls:
+        if names:
             return
-    for word in ("after ", said[-2] if len(said) > 1 else FIRST):
+    for word in words(said):
         yield TextDelta(word)
         yield 0.01
 
 
 SCRIPTS["talk"] = talk
 
-agents = [Agent("talk", model="scripted:talk", tools=list(TOOLS.values()))]
+_TOOLS = list(TOOLS.values())
+agents = [
+    Agent("talk", model="scripted:talk", tools=_TOOLS),
+    # The same of a provider that has bad days, which its client is told of soon.
+    Agent("ask", model="openai:ask", tools=_TOOLS, limits=Limits(model_attempts=2, model_wait_s=1.0)),
+]

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["FIRST", "Operation", "Turn", "linearizable", "violations"]
+__all__ = ["FIRST", "Operation", "Turn", "linearizable", "lost", "violations"]
 
 FIRST = "nothing"
 """What the first message of a conversation comes after."""
@@ -34,17 +34,32 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn as stored: the message, and the message before it as its answer says."""
+    """One turn as stored: the message, and the message before it as its answer says; None where it has no answer."""
 
     text: str
-    after: str
+    after: str | None
+
+
+def lost(
+    operations: Sequence[Operation], stored: Sequence[Turn], spans: Sequence[tuple[float, float]]
+) -> list[Operation]:
+    """Acknowledged turns that are not there, and may be gone: they were acknowledged within one of `spans`, in which a
+    master was lost, on its word alone."""
+    there = {turn.text for turn in stored}
+    return [
+        operation
+        for operation in operations
+        if operation.outcome == "ok"
+        and operation.text not in there
+        and any(first <= operation.returned <= last for first, last in spans)
+    ]
 
 
 def violations(operations: Sequence[Operation], stored: Sequence[Turn]) -> list[str]:
     """What is wrong with a conversation, after all clients have stopped; empty for nothing."""
     return [
         *_wrong_number(operations, stored),
-        *_wrong_chain(stored),
+        *_wrong_chain(operations, stored),
         *_wrong_order(operations, stored),
         *([] if linearizable(operations, stored[-1].text if stored else FIRST) else ["not linearizable"]),
     ]
@@ -61,11 +76,15 @@ def _wrong_number(operations: Sequence[Operation], stored: Sequence[Turn]) -> It
     yield from (f"{text!r} was never said here" for text in times if text not in known)
 
 
-def _wrong_chain(stored: Sequence[Turn]) -> Iterator[str]:
-    """Each answer was given with the turn before it in view."""
+def _wrong_chain(operations: Sequence[Operation], stored: Sequence[Turn]) -> Iterator[str]:
+    """Each answer was given with the turn before it in view. What failed after its tools were called may stay without
+    an answer; its client was not told of any."""
+    acknowledged = {operation.text for operation in operations if operation.outcome == "ok"}
     before = FIRST
     for turn in stored:
-        if turn.after != before:
+        if turn.after is None and turn.text in acknowledged:
+            yield f"{turn.text!r} was answered, and is stored without its answer"
+        elif turn.after not in {None, before}:
             yield f"{turn.text!r} is stored after {before!r}, and its answer saw {turn.after!r}"
         before = turn.text
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import orjson
 import redis
@@ -17,9 +18,9 @@ from tests.harness.runs import TENANT, status
 from agentrt.records import TERMINAL
 from agentrt.store.journal import read_effects
 from agentrt.store.keys import QueueKeys, RunKeys, SessionKeys
-from loadtest.chaos.stream import Watched
+from loadtest.chaos.stream import TERMINAL_EVENTS, Watched
 
-__all__ = ["Inspection", "at_rest"]
+__all__ = ["Inspection", "at_rest", "held"]
 
 _RUN = re.compile(rb"agentrt:\{%b/([0-9A-Za-z]{22})\}:run:([0-9A-Za-z]{22})" % TENANT.encode())
 _SESSION = re.compile(rb"agentrt:\{%b/([0-9A-Za-z]{22})\}" % TENANT.encode())
@@ -29,23 +30,37 @@ def at_rest(client: redis.Redis) -> bool:
     """Whether nothing is at work and nothing waits."""
     queue = QueueKeys()
     try:
-        return client.zcard(queue.leases) == client.zcard(queue.ready) == 0 and not any(
-            client.hget(key, "owner")
-            for key in client.scan_iter("agentrt:{*/*}", 1000, "hash")
-            if _SESSION.fullmatch(key)
-        )
+        return client.zcard(queue.leases) == client.zcard(queue.ready) == 0 and not held(client)
     except redis.RedisError:
         return False
 
 
-class Inspection:
-    """Holds every session, run, journal and log against each other and the world. `wrong` is what does not fit."""
+def held(client: redis.Redis) -> list[str]:
+    """The responses that sessions are owned for."""
+    found = []
+    for key in client.scan_iter("agentrt:{*/*}", 1000, "hash"):
+        if (session := _SESSION.fullmatch(key)) is not None:
+            owner, run = client.hmget(key, "owner", "run")
+            if owner:
+                found.append(f"resp_{session[1].decode()}{(run or b'').decode()}")
+    return found
 
-    def __init__(self, client: redis.Redis, sink: Path) -> None:
+
+class Inspection:
+    """Holds every session, run, journal and log against each other and the world. `wrong` is what does not fit.
+
+    `losing`: fail-overs may have forgotten what nobody waits for: of effects that may be repeated the plan. `hasty`:
+    anything else too, so effects may have happened that no journal knows, and twice. That is counted.
+    """
+
+    def __init__(self, client: redis.Redis, sink: Path, *, losing: bool = False, hasty: bool = False) -> None:
         self.wrong: list[str] = []
         self.counts: Counter[str] = Counter()
         self._client = client
-        self._happened = Counter(_world(sink))
+        self._losing, self._hasty = losing, hasty
+        effects = _world(sink)
+        self._tools = dict(effects)
+        self._happened = Counter(key for key, _ in effects)
         self._planned: set[str] = set()
         self._in_doubt: set[str] = set()
 
@@ -62,7 +77,8 @@ class Inspection:
             if (ended := status(self._client, response)) != "completed":
                 self.wrong.append(f"{response} was accepted, and is {ended}")
         self._doubts()
-        self.wrong += [f"effect {key} happened, and no journal knows it" for key in set(self._happened) - self._planned]
+        for key in set(self._happened) - self._planned:
+            self._forgotten(key)
         self.counts["effects that happened"] = self._happened.total()
 
     def _queue(self) -> None:
@@ -90,8 +106,11 @@ class Inspection:
         found = {name.decode(): value.decode() for name, value in self._client.hgetall(run.hash).items()}
         self.counts["runs"] += 1
         self.counts["runs that lost their pod"] += int(found.get("attempt", 1)) - int(found.get("spared", 0)) > 1
-        if found["status"] not in TERMINAL:
-            self.wrong.append(f"run {run.id} is {found['status']}")
+        if found["status"] == "waiting":
+            self.counts["left in line by their clients"] += 1
+        elif found["status"] not in TERMINAL:
+            told = {name: value for name, value in found.items() if len(value) < 100}
+            self.wrong.append(f"run {run.id} is {found['status']}: {told}")
         stored = {name.decode(): value for name, value in self._client.hgetall(run.effects).items()}
         for key, (planned, _, outcome) in read_effects(stored).items():
             state = outcome.state if outcome is not None else "open"
@@ -103,16 +122,29 @@ class Inspection:
                 self._in_doubt.add(f"{TENANT}/{session}/{run.id}/{key}")
                 if planned.effect != "at_most_once":
                     self.wrong.append(f"{planned.tool} of {run.id} is {planned.effect}, and in doubt")
-            if self._happened[key] not in {"recorded": {1}, "failed": {0}, "in_doubt": {0, 1}}.get(state, set()):
+            if self._happened[key] in {"recorded": {1}, "failed": {0}, "in_doubt": {0, 1}}.get(state, set()):
+                continue
+            if self._hasty and self._happened[key] > 1:
+                self.counts["at_most_once effects that happened again, forgotten with a master"] += 1
+            else:
                 self.wrong.append(f"{planned.tool} of {run.id} is {state}, and happened {self._happened[key]} times")
         self._log(run)
+
+    def _forgotten(self, key: str) -> None:
+        """An effect that happened, and that no journal knows: intents of what must not happen twice are waited for."""
+        if self._hasty or (self._losing and self._tools[key] == "note"):
+            self.counts[f"effects of {self._tools[key]} that went with a master"] += 1
+        else:
+            self.wrong.append(f"effect {key} of {self._tools[key]} happened, and no journal knows it")
 
     def _log(self, run: RunKeys) -> None:
         """As a reader sees it, who passes over numbers that he has: they grow, every item is closed, the end is last.
 
-        A batch may bring again what another one brought that was under way, but nothing else under its number.
+        A batch may bring again what another one brought that was under way, but nothing else under its number. The end
+        of an attempt that was taken up again is passed over too.
         """
         watched = Watched()
+        whole: list[dict[str, Any]] = []
         told: dict[int, bytes] = {}
         entries = self._client.xrange(run.events)
         for identifier, fields in entries:
@@ -122,11 +154,14 @@ class Inspection:
                 number = event["sequence_number"]
                 if number not in told:
                     told[number] = frame
-                    watched.event(event)
+                    whole.append(event)
                 elif told[number] != frame:
                     self.wrong.append(f"run {run.id}: event {number} is two: {told[number]!r}, {frame!r}")
             if int(identifier.partition(b"-")[0]) != number + 1:
                 self.wrong.append(f"run {run.id}: entry {identifier!r} ends with event {number}")
+        for event in whole:
+            if event["type"] not in TERMINAL_EVENTS or event is whole[-1]:
+                watched.event(event)
         self.counts["events"] += len(told)
         if entries and not watched.ended:
             self.wrong.append(f"the log of run {run.id} has no end")
@@ -140,9 +175,9 @@ class Inspection:
         self.counts["in doubt, and happened"] = sum(self._happened[place.rsplit("/", 1)[1]] for place in self._in_doubt)
 
 
-def _world(sink: Path) -> list[str]:
-    """The keys of what really happened; none where nothing ever did."""
+def _world(sink: Path) -> list[tuple[str, str]]:
+    """Key and tool of what really happened; none where nothing ever did."""
     with closing(sqlite3.connect(sink)) as world:
         if world.execute("SELECT 1 FROM sqlite_master WHERE name = 'effects'").fetchone() is None:
             return []
-        return [row[0] for row in world.execute("SELECT idempotency_key FROM effects ORDER BY id")]
+        return list(world.execute("SELECT idempotency_key, tool FROM effects ORDER BY id"))

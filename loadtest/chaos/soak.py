@@ -7,14 +7,18 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx2
+import redis
+from tests.harness.runs import status
 
-from loadtest.chaos.history import violations
-from loadtest.chaos.invariants import Inspection, at_rest
-from loadtest.chaos.load import Load
-from loadtest.chaos.schedule import Fault, schedule
+from loadtest.chaos.census import census
+from loadtest.chaos.history import lost, violations
+from loadtest.chaos.invariants import Inspection, at_rest, held
+from loadtest.chaos.load import Crowd, Load
+from loadtest.chaos.schedule import KINDS, Fault, schedule
 from loadtest.chaos.world import World
 
 __all__ = ["Plan", "soak"]
@@ -26,22 +30,43 @@ class Plan:
 
     seed: int = 1
     seconds: float = 60
+    topology: str = "single"
+    waiting: bool = True
+    """What is acknowledged waits for a replica, where there are any."""
+    kinds: tuple[str, ...] = ()
+    """Of the topology's faults these only; none: all."""
+    pace: float = 1.0
+    """The pauses between faults are so many times 1.15 s on average."""
     pods: int = 3
     talkers: int = 6
     workers: int = 4
+    pause_s: float = 0.0
+    """How long a client thinks between its messages, on average."""
     rest_s: float = 60
     """How long after the last fault everything may take to come to rest."""
+    logs: str = ""
+    """Folder for what the pods logged, where something was found; empty: it is not kept."""
     guard: str | None = None
     """Pods without it, see tests/negative/guards.py: then something must be found."""
+
+    def schedule(self) -> list[Fault]:
+        """Its faults."""
+        likely = KINDS[self.topology]
+        if self.kinds:
+            likely = {kind: weight for kind, weight in likely.items() if kind in self.kinds}
+        return schedule(self.seed, self.seconds, self.pods, likely, self.pace)
 
 
 async def soak(plan: Plan) -> dict[str, Any]:
     """The report: what was asked for, what happened, how often, and `violations`, which should be empty."""
-    faults = schedule(plan.seed, plan.seconds, plan.pods)
+    faults = plan.schedule()
     over = asyncio.Event()
-    async with World(plan.pods, plan.guard) as world:
+    async with World(plan.pods, plan.topology, plan.waiting, plan.guard) as world:
         begun = time.monotonic()
-        load = Load(world.pods, plan.seed, plan.talkers, plan.workers)
+        losing = world.redis.losing
+        hasty = losing and not plan.waiting
+        crowd = Crowd(plan.seed, plan.talkers, plan.workers, plan.pause_s)
+        load = Load(world.urls, crowd, losing=losing, hasty=hasty)
         async with asyncio.TaskGroup() as group:
             group.create_task(load.run(over))
             await _inject(world, faults, begun, plan.seconds)
@@ -49,28 +74,25 @@ async def soak(plan: Plan) -> dict[str, Any]:
         wrong = [f"{pod} ended of itself" for pod in world.ended()]
         await world.wait_ready()
         with world.redis.client() as client:
-            if not await world.until(partial(at_rest, client), plan.rest_s):
-                wrong.append(f"not at rest after {plan.rest_s} s")
-            inspection = Inspection(client, world.sink)
+            wrong += await _rest(world, client, load, plan.rest_s)
+            inspection = Inspection(client, world.sink, losing=losing, hasty=hasty)
             await asyncio.to_thread(inspection.all, load.accepted)
-        wrong += [*load.wrong, *inspection.wrong]
-        for conversation in load.conversations:
-            try:
-                stored = await load.stored(conversation)
-            except httpx2.HTTPError as error:
-                wrong.append(f"{conversation.id} cannot be read: {error!r}")
-                continue
-            wrong += [f"{conversation.id}: {one}" for one in violations(conversation.operations, stored)]
+            kept = await asyncio.to_thread(census, client)
+        if plan.logs and inspection.wrong:
+            world.keep_logs(Path(plan.logs))
+        wrong += [*load.wrong, *inspection.wrong, *await _histories(load, world.redis.spans if hasty else [])]
         outcomes = Counter(one.outcome for conversation in load.conversations for one in conversation.operations)
         return {
             "plan": asdict(plan),
             "seconds": round(time.monotonic() - begun, 1),
             "faults": dict(sorted(Counter(fault.kind for fault in faults).items())),
+            **dict(sorted(world.counts.items())),
             "operations": dict(sorted(outcomes.items())),
             "conversations": len(load.conversations),
             "background runs accepted": len(load.accepted),
             **dict(sorted(load.counts.items())),
             **dict(sorted(inspection.counts.items())),
+            "kept": kept,
             "violations": wrong,
         }
 
@@ -82,3 +104,42 @@ async def _inject(world: World, faults: list[Fault], begun: float, seconds: floa
             await asyncio.sleep(begun + fault.at_s - time.monotonic())
             group.create_task(world.inject(fault))
         await asyncio.sleep(begun + seconds - time.monotonic())
+
+
+async def _rest(world: World, client: redis.Redis, load: Load, bound_s: float) -> list[str]:
+    """Wait until nothing is at work. What a fail-over made the queue forget is found by whoever reads it; what failed
+    for its model's sake is sent again."""
+    wrong: list[str] = []
+    resting = partial(at_rest, client)
+    if not await world.until(resting, bound_s / 2 if world.redis.losing else bound_s) and world.redis.losing:
+        for response in await asyncio.to_thread(held, client):
+            load.counts["runs found by a reader alone"] += 1
+            await load.read(response)
+    for response in load.accepted:
+        if await asyncio.to_thread(_failed, client, response):
+            await load.take_up(response)
+    if not await world.until(resting, bound_s):
+        wrong.append(f"not at rest after {bound_s} s")
+    return wrong
+
+
+def _failed(client: redis.Redis, response: str) -> bool:
+    return status(client, response) == "failed"
+
+
+async def _histories(load: Load, spans: list[tuple[float, float]]) -> list[str]:
+    """What is wrong with the conversations; what was acknowledged within `spans` may be gone, and is counted."""
+    wrong: list[str] = []
+    for conversation in load.conversations:
+        if conversation.forgotten:
+            continue
+        try:
+            stored = await load.stored(conversation)
+        except httpx2.HTTPError as error:
+            wrong.append(f"{conversation.id} cannot be read: {error!r}")
+            continue
+        gone = lost(conversation.operations, stored, spans)
+        load.counts["turns lost with a master"] += len(gone)
+        operations = [one for one in conversation.operations if one not in gone]
+        wrong += [f"{conversation.id}: {one}" for one in violations(operations, stored)]
+    return wrong

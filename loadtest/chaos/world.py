@@ -1,4 +1,4 @@
-"""Redis, a link to it for each pod, and the pods: as processes, and what is done to them."""
+"""Redis, a link to it for each pod, the pods, a model provider and a load balancer; and what is done to them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ import shutil
 import signal
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from tests.harness.haproxy import HAProxy
 from tests.harness.pod import Pod
 from tests.harness.proxy import ByteProxy
-from tests.harness.redis_server import RedisServer
+from tests.models.fake_server import serve
 
+from loadtest.chaos.pod import CLOCK
+from loadtest.chaos.provider import Provider
 from loadtest.chaos.schedule import Fault
+from loadtest.chaos.topology import TOPOLOGIES, Single
 
 __all__ = ["World"]
 
@@ -28,19 +34,34 @@ _ENV = {
     # Nobody is given up here: what is left in the end would otherwise depend on how often pods died of it.
     "AGENTRT_ATTEMPTS_MAX": "1000",
     "AGENTRT_LOG_LEVEL": "warning",
+    "AGENTRT_DRAIN_S": "1",
+    "AGENTRT_DRAIN_RUNS_S": "1",
+    "AGENTRT_OPENAI_API_KEY": "none",
 }
+_WAITING = {"AGENTRT_WAIT_REPLICAS": "1", "AGENTRT_WAIT_TURNS": "on"}
+_LEAVES_S = 30.0
+_READY_S = 120.0
+_JUMP_S = 60.0
 
 
 class World:
-    """Everything that runs, from entering to leaving it. `guard`: the pods run without it (`tests/negative`)."""
+    """Everything that runs, from entering to leaving it. `waiting`: what is acknowledged waits for a replica, where
+    there are any. `guard`: the pods run without it (`tests/negative`)."""
 
-    def __init__(self, pods: int, guard: str | None = None) -> None:
-        self.redis = RedisServer()
+    def __init__(self, pods: int, topology: str = "single", waiting: bool = True, guard: str | None = None) -> None:
+        self.redis = TOPOLOGIES[topology]()
         self.folder = Path(tempfile.mkdtemp(prefix="agentrt-chaos-"))
         self.pods: list[Pod] = []
+        self.provider = Provider()
+        self.urls: list[str] = []
+        """Where clients may go: any of them takes any request. The load balancer, if there is one, as often as all pods
+        together."""
+        self._counts: Counter[str] = Counter()
         self._links: list[ByteProxy] = []
-        self._number = pods
-        self._entry = ("-m", "tests.negative.pod_without", guard) if guard else ("-m", "agentrt.cli")
+        self._restarting = [asyncio.Lock() for _ in range(pods)]
+        self._env = {**_ENV, **(_WAITING if waiting and self.redis.losing else {})}
+        self._env["AGENTRT_DEMO_DB"] = str(self.sink)
+        self._guard = guard or "-"
         self._left = AsyncExitStack()
 
     @property
@@ -48,55 +69,114 @@ class World:
         """What really happened."""
         return self.folder / "world.db"
 
+    @property
+    def counts(self) -> Counter[str]:
+        """What happened to it, beside the faults of the schedule."""
+        return self._counts + self.redis.counts + self.provider.counts
+
     async def __aenter__(self) -> World:
         async with AsyncExitStack() as stack:
             stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
-            stack.enter_context(self.redis)
-            for number in range(self._number):
-                link = await stack.enter_async_context(ByteProxy(self.redis.port))
-                env = {**_ENV, "AGENTRT_DEMO_DB": str(self.sink)}
-                pod = Pod(link.url, target=_TARGET, name=f"chaos-{number}", env=env, entry=self._entry)
+            await asyncio.to_thread(stack.enter_context, self.redis)
+            await stack.enter_async_context(serve(lambda: self.provider))
+            self._env["AGENTRT_OPENAI_BASE_URL"] = f"{self.provider.url}/v1"
+            for number in range(len(self._restarting)):
+                url = await self._linked(stack)
+                self._clock(number).write_bytes(CLOCK.pack(0.0))
+                entry = ("-m", "loadtest.chaos.pod", str(self._clock(number)), self._guard)
+                pod = Pod(url, target=_TARGET, name=f"chaos-{number}", env=self._env, entry=entry)
                 stack.callback(pod.stop)
-                self._links.append(link)
                 self.pods.append(pod.start(wait=False))
             await self.wait_ready()
+            self.urls = [pod.url for pod in self.pods]
+            if shutil.which("haproxy"):
+                balancer = await asyncio.to_thread(stack.enter_context, HAProxy(self.pods))
+                self.urls += [balancer.url] * len(self.pods)
             self._left = stack.pop_all()
         return self
+
+    def keep_logs(self, folder: Path) -> None:
+        """Copy what the pods have logged so far."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for pod in self.pods:
+            shutil.copy(pod.log, folder / f"{pod.name}.log")
 
     async def __aexit__(self, *_: object) -> None:
         for pod in self.pods:  # all has been looked at: nobody need wait for them to drain
             pod.kill()
         await self._left.aclose()
 
+    async def _linked(self, stack: AsyncExitStack) -> str:
+        """The URL for one pod. Sentinels and Clusters tell where servers are, so nothing can stand before those."""
+        if not isinstance(self.redis, Single):
+            return self.redis.url
+        link = await stack.enter_async_context(ByteProxy(self.redis.server.port))
+        self._links.append(link)
+        return link.url
+
+    def _clock(self, number: int) -> Path:
+        return self.folder / f"clock-{number}"
+
     async def wait_ready(self) -> None:
         """Until every pod is ready; the links go on meanwhile."""
-        await asyncio.gather(*(asyncio.to_thread(pod.wait_ready, 40) for pod in self.pods))
+        await asyncio.gather(*(asyncio.to_thread(pod.wait_ready, _READY_S) for pod in self.pods))
 
     async def inject(self, fault: Fault) -> None:
         """Do it, and make it good again after its time."""
-        pod, link = self.pods[fault.pod], self._links[fault.pod]
+        number = fault.target % len(self.pods)
+        match fault.kind:
+            case "kill" | "stop" | "rolling" | "clock":
+                await self._to_pods(fault, number)
+            case "half_open" | "lost_reply" | "slow_link":
+                await self._to_link(fault, self._links[number])
+            case "rate_limit" | "overloaded" | "cut_stream":
+                self.provider.day = fault.kind
+                await asyncio.sleep(fault.for_s)
+                self.provider.day = ""
+            case _:
+                await self.redis.inject(fault)
+
+    async def _to_pods(self, fault: Fault, number: int) -> None:
+        pod = self.pods[number]
         match fault.kind:
             case "kill":
-                await asyncio.to_thread(pod.kill)
-                pod.start(wait=False)
+                async with self._restarting[number]:
+                    await asyncio.to_thread(pod.kill)
+                    pod.start(wait=False)
             case "stop":
                 pod.signal(signal.SIGSTOP)
                 await asyncio.sleep(fault.for_s)
                 pod.signal(signal.SIGCONT)
-            case "freeze":
-                self.redis.signal(signal.SIGSTOP)
-                try:
-                    await asyncio.sleep(fault.for_s)
-                finally:
-                    self.redis.signal(signal.SIGCONT)
+            case "clock":
+                clock = self._clock(number)
+                (ahead_s,) = CLOCK.unpack(clock.read_bytes())
+                with clock.open("r+b") as file:  # in place: the pod has it mapped
+                    file.write(CLOCK.pack(0.0 if ahead_s else _JUMP_S * (1 if fault.at_s % 1 < 0.5 else -1)))
+            case "rolling":
+                for other in range(len(self.pods)):
+                    await self._restart(other)
+
+    async def _restart(self, number: int) -> None:
+        """As a rolling restart does it: the next one only when this one is ready."""
+        pod = self.pods[number]
+        async with self._restarting[number]:
+            graceful = await asyncio.to_thread(pod.leave, _LEAVES_S)
+            self._counts["drained" if graceful else "did not end by itself when told to"] += 1
+            pod.start(wait=False)
+        await self.until(pod.ready, _LEAVES_S)  # or it was killed meanwhile, and is on its way
+
+    async def _to_link(self, fault: Fault, link: ByteProxy) -> None:
+        match fault.kind:
             case "half_open":
                 link.blackhole = True
                 await asyncio.sleep(fault.for_s)
                 await self._break(link)
-            case "lost_reply":
+            case "slow_link":
+                link.delay_s = 0.15
+                await asyncio.sleep(fault.for_s)
+                link.delay_s = 0.0
+            case _:
                 await self._lose_reply(link)
-            case unknown:
-                raise ValueError(unknown)
 
     @staticmethod
     async def _break(link: ByteProxy) -> None:
@@ -129,11 +209,11 @@ class World:
         """The pods that died of themselves."""
         return [pod.name for pod in self.pods if not pod.alive]
 
-    async def until(self, condition: object, bound_s: float) -> bool:
-        """Whether `condition`, a function of nothing, holds within the bound; asked in a thread."""
+    async def until(self, condition: Callable[[], bool], bound_s: float) -> bool:
+        """Whether `condition` holds within the bound; asked in a thread."""
         deadline = time.monotonic() + bound_s
-        while not await asyncio.to_thread(condition):  # type: ignore[arg-type]
+        while not await asyncio.to_thread(condition):
             if time.monotonic() > deadline:
                 return False
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.2)
         return True

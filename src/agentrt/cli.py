@@ -39,6 +39,9 @@ from agentrt.store.connection import RedisOptions, check_url
 __all__ = ["main"]
 
 _READY_FD = "AGENTRT_READY_FD"
+_IDLE_S = 75
+"""Idle connections are kept for longer than load balancers keep theirs, most of them 60 s: who closes first must not be
+the one to whom the next request is just under way."""
 _CUT_S = 10
 """Behind the runs' own time to end: an answer that is not out by then is cut."""
 
@@ -176,6 +179,7 @@ def serve(target: str, host: str, port: int, reuse_port: bool, deps: str | None)
         log_config=None,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=_IDLE_S,
         timeout_graceful_shutdown=settings.drain_runs_s + _CUT_S,
     )
     server = _Server(config, app, settings.drain_s)

@@ -82,6 +82,17 @@ class Pod:
         self._process.kill()
         self._process.wait()
 
+    def leave(self, timeout_s: float) -> bool:
+        """SIGTERM, and whether it ended by itself within the time; if not it is killed."""
+        assert self._process is not None
+        self._process.terminate()
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return False
+        return True
+
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)

@@ -102,6 +102,12 @@ class RedisServer:
         assert self._process is not None
         self._process.send_signal(number)
 
+    def kill(self) -> None:
+        """SIGKILL, and wait for the end; `start` begins again, with what is in its folder."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
     def stop(self) -> None:
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
@@ -122,8 +128,9 @@ class RedisServer:
 class RedisCluster:
     """A Cluster of `masters` masters on loopback, each with `replicas` replicas."""
 
-    def __init__(self, masters: int = 3, replicas: int = 0) -> None:
-        args = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--repl-diskless-sync-delay", "0")
+    def __init__(self, masters: int = 3, replicas: int = 0, node_timeout_ms: int = 2000) -> None:
+        args = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(node_timeout_ms))
+        args += ("--repl-diskless-sync-delay", "0")
         args += ("--repl-ping-replica-period", "1")  # a replica without an offset is not shown
         self.nodes = [RedisServer(*args) for _ in range(masters)]
         self.replicas = [RedisServer(*args) for _ in range(masters * replicas)]
@@ -154,11 +161,11 @@ class RedisCluster:
         for node in everybody[1:]:
             with node.client() as client:
                 client.execute_command("CLUSTER", "MEET", "127.0.0.1", everybody[0].port)
-        self._until(lambda: all(self._settled(node) for node in everybody), "the cluster did not form")
+        self._until(lambda: all(self.settled(node) for node in everybody), "the cluster did not form")
         for number, replica in enumerate(self.replicas):
             with replica.client() as client:
                 client.execute_command("CLUSTER", "REPLICATE", self.id_of(self.nodes[number % len(self.nodes)]))
-        self._until(lambda: all(self._in_step(replica) for replica in self.replicas), "the replicas did not follow")
+        self._until(lambda: all(self.in_step(replica) for replica in self.replicas), "the replicas did not follow")
         wanted = len(self.replicas) // len(self.nodes)
         self._until(lambda: all(self._replicas(node) == wanted for node in everybody), "the replicas are not known")
         return self
@@ -177,14 +184,16 @@ class RedisCluster:
         with node.client() as client:
             return str(client.execute_command("CLUSTER", "MYID").decode())
 
-    def _settled(self, node: RedisServer) -> bool:
+    def settled(self, node: RedisServer) -> bool:
+        """Whether this node knows everybody, and finds that all is well."""
         with node.client() as client:
             info = client.execute_command("CLUSTER INFO")
         known = len(self.nodes) + len(self.replicas)
         return info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == known
 
     @staticmethod
-    def _in_step(replica: RedisServer) -> bool:
+    def in_step(replica: RedisServer) -> bool:
+        """Whether it is a replica, with a link to its master."""
         with replica.client() as client:
             info = client.info("replication")
         return info["role"] == "slave" and info["master_link_status"] == "up"

@@ -98,7 +98,8 @@ class Watched:
         with replica.client() as client:
             return bool(client.info("replication")["master_link_status"] == "up")
 
-    def _settled(self) -> bool:
+    def settled(self) -> bool:
+        """Whether every Sentinel knows one master that is well, and all its replicas in step."""
         for sentinel in self.sentinels:
             with sentinel.client() as client:
                 try:
@@ -132,7 +133,7 @@ class Watched:
             for sentinel in self.sentinels:
                 stack.enter_context(sentinel)
             self._until(lambda: self.named() == self.master.port, 20)
-            self._until(self._settled, 30)
+            self._until(self.settled, 30)
             self._stack = stack.pop_all()
         return self
 

@@ -89,13 +89,17 @@ class FakeServer:
         self.url = ""
         self.app = Starlette(routes=[Route(path, self._answer, methods=["POST"])])
 
+    def choose(self, seen: Seen) -> Reply | None:
+        """The reply to a request."""
+        self.seen.append(seen)
+        return self.script.pop(0) if self.script else None
+
     async def _answer(self, request: Request) -> Response:
         raw = await request.body()
         assert request.client is not None
-        self.seen.append(Seen(json.loads(raw), raw, dict(request.headers), request.client.port))
-        if not self.script:
+        reply = self.choose(Seen(json.loads(raw), raw, dict(request.headers), request.client.port))
+        if reply is None:
             return JSONResponse({"error": {"message": "the script is over"}}, 500)
-        reply = self.script.pop(0)
         if reply.body is not None:
             return JSONResponse(reply.body, reply.status, reply.headers)
         return _Stream(self, reply)

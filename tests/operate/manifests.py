@@ -54,7 +54,7 @@ def pods(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest, Manifest]]:
     for manifest in manifests:
         if manifest["kind"] == "Pod":
             yield manifest["metadata"]["name"], manifest["metadata"], manifest["spec"]
-        elif manifest["kind"] in {"Deployment", "StatefulSet"}:
+        elif manifest["kind"] in {"Deployment", "StatefulSet", "Job"}:
             template = manifest["spec"]["template"]
             yield manifest["metadata"]["name"], template["metadata"], template["spec"]
 

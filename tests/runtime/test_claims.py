@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from prometheus_client import generate_latest
 
 from agentrt.agent import Agent
 from agentrt.models.base import ModelEvent, ModelRequest, TextDelta
+from agentrt.store.begin import Waiting
 from agentrt.store.keys import QueueKeys, SessionKeys, lease_member, new_id
 from agentrt.store.queue import Urgency
 from agentrt.tasks import end
@@ -134,6 +136,28 @@ async def test_a_full_pod_leaves_what_it_finds_to_others(redis_url: str, outside
         full.surface.runs.expected -= 1
     assert state is not None and state.status == "completed"
     assert field(outside, want, "pod") == "free"
+
+
+async def test_a_message_that_came_back_and_whose_pod_died_at_once(redis_url: str, outside: redis_py.Redis) -> None:
+    """Without a key it has its place in the line under the id it had first, and its pod learns that from the reply to
+    begin. If that is never read, all that is left is a lease under the second id: the run is found all the same."""
+    async with running(redis_url, [ECHO], pod="dying") as dying:
+        sessions, leases = dying.services.sessions, dying.services.leases
+        first = dying.begin("e", "first")
+        live = await dying.enter(first)
+        message = dying.begin("e", "second", session=first.session)
+        assert isinstance(await sessions.begin(message), Waiting)
+        assert not await sessions.leave(message.session, message.run, message.token, 60_000)
+        await dying.admission.run(live)
+        again = replace(message, run=new_id(), token=new_id())
+        await leases.entering(lease_member(again.session, again.run, again.token))
+        began = await sessions.begin(again)
+        assert isinstance(began, Waiting) and began.live.run == message.run
+        dying.surface.worker.stop()
+        run_out(outside)
+        async with running(redis_url, [ECHO], pod="other", lease_ms=300):
+            await until(lambda: field(outside, message, "status") == "completed", 10)
+            await until(lambda: outside.zcard(KEYS.ready) == outside.zcard(KEYS.leases) == 0, 10)
 
 
 async def test_a_cancel_that_nobody_heard(redis_url: str, outside: redis_py.Redis) -> None:

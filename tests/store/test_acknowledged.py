@@ -144,6 +144,27 @@ async def test_a_cut_replica_acknowledges_nothing(pair: Pair) -> None:
         assert pair.has(owned.session.hash)
 
 
+async def test_the_end_of_a_turn_is_shown_to_nobody_before_replicas_have_it(pair: Pair) -> None:
+    """Not to who follows the run, and not to who sends its message again: to them it is acknowledged as well."""
+    async with waiting(pair) as store:
+        owned = await store.own(message(new_session()))
+        session, run = owned.session, owned.run.id
+        pair.link.blackhole = True
+        with pytest.raises(StoreUnavailable):
+            await store.sessions.commit(owned, ending())
+        async with waiting(pair) as other:
+            with pytest.raises(StoreUnavailable, match="too few replicas"):
+                await other.events.read(session, run, -1)
+            pair.link.blackhole = False
+            pair.link.cut()
+            await pair.in_step()
+            state, _ = await other.events.read(session, run, -1)
+        async with waiting(pair, 0) as hasty:  # the control
+            pair.link.blackhole = True
+            assert (await hasty.events.read(session, run, -1))[0] == state
+        assert state is not None and state.status == "completed"
+
+
 async def test_sent_again_it_is_not_acknowledged_by_having_written_nothing(pair: Pair) -> None:
     """The trap of WAIT: on a connection that wrote nothing it says yes at once. The script's second sending finds its
     work done and writes nothing, on a connection that is new."""

@@ -303,3 +303,30 @@ async def test_dead_letters(store: Store, loser: Loser, outside: redis_py.Redis)
     assert not isinstance(await store.sessions.revive(want.session, want.run), str)
     assert loser.sent_again()
     assert outside.hget(want.session.run(want.run).hash, "spared") == b"1"
+
+
+@pytest.mark.parametrize("ordered", [True, False], ids=["behind its lease", "control"])
+async def test_nobody_owns_a_session_before_the_lease_is_entered(
+    redis: Redis, proxy: ByteProxy, outside: redis_py.Redis, ordered: bool
+) -> None:
+    """Lease and begin leave in one write, and both are lost with the connection. Were only the begin sent again, a pod
+    that is killed now would leave an owner whom no timer knows."""
+    store = Store(redis)
+    want = message(new_session())
+    member = lease_member(want.session, want.run, want.token)
+    outside.config_set("slowlog-log-slower-than", 0)
+    outside.slowlog_reset()
+    proxy.blackhole = True
+    entered = store.leases.entering(member)
+    begun = asyncio.create_task(store.sessions.begin(want, entered if ordered else None))
+    await until(lambda: redis.waiting == 2)
+    proxy.cut()
+    proxy.blackhole = False
+    assert isinstance(await begun, Owned)
+    outside.config_set("slowlog-log-slower-than", 10_000)
+    shas = {redis.scripts[name].sha.encode() for name in ("lease", "begin")}
+    sent = [part for one in reversed(outside.slowlog_get(100)) for part in one["command"].split(b" ")[1:2]]
+    scripts = [sha for sha in sent if sha in shas]
+    assert scripts == [redis.scripts[name].sha.encode() for name in (("lease", "begin") if ordered else ("begin",))]
+    assert (outside.zscore("agentrt:{q:0}:leases", member) is not None) == ordered
+    entered.abandon()

@@ -40,6 +40,11 @@ def test_unknown_outcomes_may_be_there_or_not() -> None:
     assert violations(between, chain("a", "u", "b")) == []
 
 
+def test_a_turn_that_failed_may_stay_without_an_answer() -> None:
+    """What was called for it happened, so the next one sees it; its client was told of a failure."""
+    assert violations([Operation("u", 0), ok("a", 1, 2, "u")], [Turn("u", None), Turn("a", "u")]) == []
+
+
 @pytest.mark.parametrize(
     ("operations", "stored", "said"),
     [
@@ -49,6 +54,7 @@ def test_unknown_outcomes_may_be_there_or_not() -> None:
         ([*TWO, Operation("f", 0, 1, "failed")], chain("a", "b", "f"), "'f' is failed, and stored 1 times"),
         ([*TWO, Operation("u", 0)], chain("a", "u", "b", "u"), "'u' is unknown, and stored 2 times"),
         (TWO, [Turn("a", FIRST), Turn("b", FIRST)], "'b' is stored after 'a', and its answer saw 'nothing'"),
+        (TWO, [Turn("a", None), Turn("b", "a")], "'a' was answered, and is stored without its answer"),
         ([ok("a", 0, 1, FIRST), ok("b", 2, 3, FIRST)], chain("b", "a"), "'a' had returned before 'b' was said"),
         ([ok("a", 0, 1, FIRST), ok("b", 0, 1, FIRST)], chain("a", "b"), "not linearizable"),
     ],
@@ -118,10 +124,13 @@ def test_a_whole_stream_is_right() -> None:
     assert (watched.wrong, watched.ended, watched.final) == ([], True, {"id": "r"})
 
 
-def test_a_seed_is_a_schedule() -> None:
+@pytest.mark.parametrize("topology", sorted(KINDS))
+def test_a_seed_is_a_schedule(topology: str) -> None:
     """The same again for the same seed, another for another; every kind is in it; all of it in time."""
-    first = schedule(1, 60, 3)
-    assert first == schedule(1, 60, 3) != schedule(2, 60, 3)
-    assert {fault.kind for fault in first} == set(KINDS)
-    assert all(0 < fault.at_s < 60 and 0 <= fault.pod < 3 for fault in first)
+    first = schedule(1, 60, 3, KINDS[topology])
+    assert first == schedule(1, 60, 3, KINDS[topology]) != schedule(2, 60, 3, KINDS[topology])
+    assert {fault.kind for fault in first} == set(KINDS[topology])
+    assert all(0 < fault.at_s < 60 and 0 <= fault.target < 3 for fault in first)
     assert [fault.at_s for fault in first] == sorted(fault.at_s for fault in first)
+    assert len(schedule(1, 60, 3, KINDS[topology], 3.0)) < len(first) / 2
+    assert schedule(1, 60, 3, {}) == []

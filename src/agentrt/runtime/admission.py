@@ -138,7 +138,7 @@ class Admission:
         try:
             if want.background and services.config.acknowledge:  # begin leaves on a connection of its own
                 await entered
-            outcome = await services.sessions.begin(want)
+            outcome = await services.sessions.begin(want, entered)
         except NotAcknowledged:
             await services.queue.enqueue(member, Urgency.BACKGROUND)  # its client is refused, but it may have come far
             raise

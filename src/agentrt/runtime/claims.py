@@ -71,7 +71,7 @@ class Claims:
         theirs, mine = (lease_member(session, owner.run, name) for name in (owner.token, token))
         entered = services.leases.entering(mine)  # the lease first, the session second, both in one write
         try:
-            outcome = await services.sessions.claim(session, owner, token, early=early)
+            outcome = await services.sessions.claim(session, owner, token, early=early, behind=entered)
         except BaseException as error:
             entered.abandon()
             if isinstance(error, SchemaNewer):
@@ -87,6 +87,8 @@ class Claims:
                 # It ran out, and its holder owns nothing any more. If the run has ended, what was to be done after it
                 # may have been lost with its pod: whoever does it looks whether it was.
                 services.jobs.finish(session.tenant, [ingest_job(session, owner.run)], theirs)
+            if isinstance(outcome, Waiting):  # it waits for an owner, who must not be without a lease: that enters one
+                await services.leases.left_ms(lease_member(session, outcome.live.run, outcome.live.token))
             self._count("waiting" if isinstance(outcome, Waiting) else "gone")
             return
         services.leases.end(theirs)

@@ -3,7 +3,8 @@
 -- ARGV known run_id old_token token pod early
 -- early: '1' before the lease has run out, because the owner's pod seems gone; refused while an intent is open
 -- returns 'fence|first|attempt|user|doubts|approvals|metadata' to the new owner | {'lost'} another owner, or idle again
---         {'waiting', live run, its owner's token, its pod} the run waits in line: it is not its turn yet
+--         {'waiting', live run, its owner's token, its pod} the run waits in line: it is not its turn yet; or it is
+--         another one that was begun under this token
 --         {'intents'} too early | {'missing'} | {'newer', v} | {'older', v}
 -- Compare and set on the owner's token: of many claimants one wins; the winner's second sending is answered alike.
 -- INCLUDE versions.lua
@@ -16,6 +17,8 @@ if not s[1] then return {'missing'} end
 local odd = strange(s[1], known)
 if odd then return odd end
 if s[4] ~= run_id then
+  -- Begun for a message that has its place under another id already, by a pod that died before it could enter that one.
+  if s[2] == old_token then return {'waiting', s[4], s[2], redis.call('HGET', session, 'pod') or ''} end
   for _, w in ipairs(living(read_waiters(redis.call('HGET', session, 'waiters')), now_ms())) do
     if w[1] == run_id and w[2] == old_token and w[5] == 1 then
       return {'waiting', s[4] or '', s[2] or '', redis.call('HGET', session, 'pod') or ''}

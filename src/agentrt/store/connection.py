@@ -39,13 +39,15 @@ _ASKING = pack("ASKING")
 class Unit:
     """Commands that leave together, for one slot, and are answered together."""
 
-    __slots__ = ("acknowledged", "count", "parts", "slot")
+    __slots__ = ("acknowledged", "behind", "count", "parts", "slot")
 
     def __init__(self, slot: bytes) -> None:
         self.slot = slot
         self.count = 0
         self.acknowledged = False
         """Whether it counts only when replicas have it, where that is configured."""
+        self.behind: Sent | None = None
+        """What must have happened before this one is sent again: it left first, and may be what got lost."""
         self.parts: list[bytes] = []
 
     def call(self, script: Script, keys: Sequence[bytes], tail: Sequence[Operand] = (), **argv: Operand) -> Unit:
@@ -216,9 +218,14 @@ class Redis:
 
     async def _again(self, unit: Unit, problem: StoreUnavailable | RedisReplyError) -> list[Any]:
         """Send the whole unit again until it is answered or the budget is used up."""
+        unknown = isinstance(problem, OutcomeUnknown)
+        if unit.behind is not None:
+            try:
+                await unit.behind
+            except StoreUnavailable as error:
+                raise self._gave_up(error, unknown) from error
         deadline = time.monotonic() + self.options.resend_budget_s
         delay_s, detours = 0.005, 0
-        unknown = isinstance(problem, OutcomeUnknown)
         while True:
             code = problem.code if isinstance(problem, RedisReplyError) else ""
             way, asked = self._way_on(unit, problem)

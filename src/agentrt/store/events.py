@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import orjson
 
+from agentrt.errors import NotAcknowledged, StoreUnavailable
+from agentrt.records import TERMINAL
 from agentrt.store.connection import Redis, Unit
 from agentrt.store.keys import SessionKeys
 from agentrt.store.ownership import Owner, StoreConfig
@@ -33,18 +35,25 @@ class Events:
     def __init__(self, redis: Redis, config: StoreConfig) -> None:
         self._redis = redis
         self._pod = config.pod
+        self._acknowledge = config.acknowledge_turns
 
     async def read(self, keys: SessionKeys, run_id: str, after: int) -> tuple[RunState | None, list[bytes]]:
         """The run's state and its logged events numbered above `after`; asks to be told of new ones.
 
         State and events are of one instant or the events are newer, so a run that has ended has its whole log here.
-        None where there is no such run.
+        None where there is no such run. Where replicas are waited for at the end of turns, that of a run is not shown
+        before they have it, whoever asks: raises `StoreUnavailable`.
         """
         run = keys.run(run_id)
         unit = Unit(keys.tag).call(self._redis.scripts["follow"], (run.hash,), pod=self._pod)
         unit.command("XRANGE", run.events, f"({after + 1}" if after >= 0 else "-", "+")
         unit.command("HMGET", keys.hash, "run", "owner", "pod", "waiters")
         reply, entries, (live, owner, pod, waiters) = await self._redis.execute(unit)
+        if self._acknowledge and reply[0].decode() in TERMINAL:
+            try:
+                reply, entries, (live, owner, pod, waiters) = await self._redis.execute(unit.acknowledge())
+            except NotAcknowledged as error:
+                raise StoreUnavailable(f"run {run_id}: too few replicas have its end", error.reason) from None
         if reply[0] == b"missing":
             return None, []
         owner_now = Owner(live.decode(), owner.decode(), (pod or b"").decode()) if live and owner else None

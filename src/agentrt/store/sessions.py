@@ -23,7 +23,7 @@ from agentrt.store.begin import (
     Steered,
     Waiting,
 )
-from agentrt.store.connection import Redis, Unit
+from agentrt.store.connection import Redis, Sent, Unit
 from agentrt.store.keys import RunKeys, SessionKeys, new_id
 from agentrt.store.ownership import (
     Approval,
@@ -72,9 +72,10 @@ class Sessions:
         self._commit = redis.scripts["commit"]
         self._claim = redis.scripts["claim"]
 
-    async def begin(self, want: Begin) -> Begun:
+    async def begin(self, want: Begin, behind: Sent | None = None) -> Begun:
         """Own the session, or learn why not. The window is read in the same round trip.
 
+        `behind`: the lease on its way; this is not sent again before that is entered, or an owner could be without one.
         Raises `NotAcknowledged` for a run that no client waits for, where too few replicas know it: it is handed over
         then, for the queue.
         """
@@ -106,6 +107,7 @@ class Sessions:
             request=want.request,
         )
         unit.acknowledge(want.background)
+        unit.behind = behind
         if not want.fresh:
             unit.command("LRANGE", keys.items, -config.window_items, -1).command("HGET", keys.hash, "summary")
         try:
@@ -124,7 +126,7 @@ class Sessions:
             return owned
         if reply[0] == b"older":
             await upgrade(self._redis, keys, config.writes.version)
-            return await self.begin(want)
+            return await self.begin(want, behind)
         return self._refused(reply, keys)
 
     def _refused(self, reply: list[Any], keys: SessionKeys) -> Begun:
@@ -168,13 +170,14 @@ class Sessions:
         )
 
     async def claim(
-        self, keys: SessionKeys, owner: Owner, token: str, *, early: bool = False
+        self, keys: SessionKeys, owner: Owner, token: str, *, early: bool = False, behind: Sent | None = None
     ) -> Owned | Waiting | None:
         """Displace an owner whose lease has run out. None: somebody else did, or the run has ended by now.
 
         `Waiting`: the run stands in line behind another one, and its place still holds.
 
         `early`: its lease lives, but its pod seems gone. Refused (None) while one of its effects may be under way.
+        `behind`: as for `begin`.
         """
         run_id = owner.run
         run = keys.run(run_id)
@@ -188,6 +191,7 @@ class Sessions:
             pod=self._config.pod,
             early=int(early),
         )
+        unit.behind = behind
         unit.command("LRANGE", keys.items, -self._config.window_items, -1).command("HGET", keys.hash, "summary")
         reply, window, summary = await self._redis.execute(unit)
         if isinstance(reply, list):
