@@ -17,10 +17,13 @@ from agentrt.records import COMPACTED, unseal
 __all__ = ["check_items"]
 
 
-def check_items(value: Any, bounds: Bounds, param: str = "input", names: Sequence[str] = ()) -> list[dict[str, Any]]:
+def check_items(
+    value: Any, bounds: Bounds, param: str = "input", names: Sequence[str] = (), *, references: bool = False
+) -> list[dict[str, Any]]:
     """The input as a list of items in the API's shape, without ids: those are the runtime's to give.
 
-    `names`: what each item is called in errors, where it is not `param[n]`.
+    `names`: what each item is called in errors, where it is not `param[n]`. `references`: an item may be an
+    `item_reference`, whose id stays.
     """
     if isinstance(value, str):
         value = [{"role": "user", "content": value}]
@@ -33,7 +36,7 @@ def check_items(value: Any, bounds: Bounds, param: str = "input", names: Sequenc
         at = names[number] if names else f"{param}[{number}]"
         if not isinstance(raw, dict):
             raise invalid(f"'{at}' must be an object", at, "invalid_type")
-        item = _check_item(raw, at)
+        item = _check_reference(raw, at) if references and _is_reference(raw) else _check_item(raw, at)
         if len(orjson.dumps(item)) > bounds.item_bytes_max:
             raise invalid(f"'{at}' is longer than {bounds.item_bytes_max} bytes", at, "item_too_large")
         items.append(item)
@@ -52,6 +55,17 @@ _FIELDS: Mapping[str, Mapping[str, type]] = {
 _STATUSES = frozenset({"in_progress", "completed", "incomplete"})
 _CALL_STATUSES = ("completed", "failed", "in_progress", "incomplete")
 _WORDS = {str: "a string", bool: "true or false"}
+
+
+def _is_reference(raw: dict[str, Any]) -> bool:
+    """The type may be left out."""
+    return raw.get("type") == "item_reference" or (raw.get("type") is None and "role" not in raw and "id" in raw)
+
+
+def _check_reference(raw: dict[str, Any], at: str) -> dict[str, Any]:
+    if not isinstance(raw.get("id"), str):
+        raise invalid(f"'{at}.id' must be a string", f"{at}.id", "invalid_type")
+    return {"type": "item_reference", "id": raw["id"]}
 
 
 def _check_item(raw: dict[str, Any], at: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from agentrt.http.answers import final, live
 from agentrt.http.body import is_number
 from agentrt.http.errors import ApiError, invalid, json_response, not_found
 from agentrt.http.limits import quota_headers
+from agentrt.http.references import resolve
 from agentrt.http.requests import Message, parse_message, response_keys
 from agentrt.http.sse import EventStream
 from agentrt.http.surface import Surface, page_of, spliced_list, surface
@@ -34,6 +35,7 @@ async def create(request: HttpRequest) -> ASGIApp:
     to = surface(request)
     principal, body = await to.json(request)
     message = parse_message(request, body, principal, to.agents, to.bounds, to.services.tracing)
+    await resolve(to, message)
     try:
         place = await to.admission.enter(message.begin)
     except NotTheTail:

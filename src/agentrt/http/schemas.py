@@ -113,6 +113,7 @@ _ITEM = {
         for kind, fields in _ITEM_TYPES.items()
     ]
 }
+_REFERENCE = _table({"id": _TEXT}, {"type": _or_null(_const("item_reference"))})
 _INPUT_ITEM = {
     "anyOf": [
         _table({"role": _const("user", "assistant", "system", "developer"), "content": {"type": ["string", "array"]}}),
@@ -138,7 +139,7 @@ _SHARED_OPTIONS: _Schema = {
 _LIMIT = _or_null({"type": "integer", "minimum": 1})
 
 _RESPONSE_REQUEST = _table(
-    {"model": _TEXT, "input": {"anyOf": [_TEXT, _list(_INPUT_ITEM, minItems=1)]}},
+    {"model": _TEXT, "input": {"anyOf": [_TEXT, _list({"anyOf": [_INPUT_ITEM, _REFERENCE]}, minItems=1)]}},
     {
         **_SHARED_OPTIONS,
         "instructions": _or_null(_TEXT),
