@@ -77,7 +77,9 @@ def two_pods() -> Iterator[list[Pod]]:
 
 
 def run(client: Client, pods: list[Pod], log: Path) -> None:
-    """One client's session; `kill` on its output is a kill of the first pod that lives."""
+    """One client's session; `kill` on its output is a kill of the first pod that lives, or of the one it names,
+    and `wait` waits until both serve again.
+    """
     env = {key: value for key, value in os.environ.items() if not key.startswith(("OPENAI_", "PYTHON", "VIRTUAL_"))}
     env["CLIENTS_URL"] = pods[0].url
     with log.open("ab") as errors:
@@ -96,11 +98,14 @@ def run(client: Client, pods: list[Pod], log: Path) -> None:
         for line in child.stdout:
             word, _, rest = line.strip().partition(" ")
             if word == "kill":
-                victim = next(pod for pod in pods if pod.alive)
+                victim = next(pod for pod in pods if pod.alive and rest in {"", pod.name})
                 victim.kill()
                 child.stdin.write("killed\n")
                 child.stdin.flush()
                 _serving(victim.start(wait=False))  # the next kill must leave one that serves
+            elif word == "wait":
+                child.stdin.write("serving\n")
+                child.stdin.flush()
             elif word in {"ok", "failed"}:
                 (client.passed if word == "ok" else client.failed).append(rest)
         if child.wait() != 0:

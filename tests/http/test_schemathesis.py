@@ -27,7 +27,17 @@ def test_nothing_that_the_document_does_not_tell(redis_server: RedisServer, tmp_
     env = {"AGENTRT_DEMO_DB": str(tmp_path / "demo.db"), "AGENTRT_WAIT_MS": "200"}
     with Pod(redis_server.url, name="fuzzed", target="tests.harness.agents:agents", env=env) as pod:
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{pod.url}/openapi.json", "--no-color"]
-        options = ["--checks", ",".join(CHECKS), "--max-examples", "6", "--header", "Authorization: Bearer x"]
-        ended = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
+        phases = ["--phases", "examples,fuzzing", "--no-shrink"]
+        options = [
+            "--checks",
+            ",".join(CHECKS),
+            "--max-examples",
+            "8",
+            "--max-time",
+            "25",
+            "--header",
+            "Authorization: Bearer x",
+        ]
+        ended = subprocess.run([*command, *phases, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert pod.ready()
     assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-2000:]

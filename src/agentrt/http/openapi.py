@@ -101,6 +101,7 @@ _OPERATIONS |= {
 }
 
 _QUERY: dict[str, _Schema] = {
+    "tenant": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
     "q": {"type": "string"},
     "k": {"type": "integer", "minimum": 1, "maximum": 100, "default": 10},
     "at": {"type": "string", "format": "date-time"},
@@ -175,7 +176,7 @@ def _operation(route: Route, path: str, method: str, told: _Operation) -> _Schem
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name, _ in _PARAMETER.findall(path)
     ]
-    for name in told.query:
+    for name in (*told.query, "tenant") if path.startswith(_USER) else told.query:
         shown = _SHOWN.get(name, name)
         parameters.append({"name": shown, "in": "query", "required": False, "schema": _QUERY[name]})
     if method == "POST" and path in _KEYED:

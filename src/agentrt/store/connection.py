@@ -125,7 +125,7 @@ class Redis:
         self.on_reconnect: Callable[[], None] = lambda: None
         """Called when a server was connected to anew: it may be another one than before."""
         self._tenants: TenantNodes | None = None
-        if users is not None:
+        if users is not None and users.template:
             self._tenants = TenantNodes(self._opening(users), users.connections_max, options.connect_timeout_s)
 
     def _opening(self, users: TenantUsers) -> Callable[[str], Nodes]:

@@ -28,19 +28,9 @@ class TenantUsers:
     """How the tenants' users are called, and their passwords: HMAC-SHA256 of the tenant under one secret."""
 
     template: str
+    """With `{tenant}` in it, once; empty: the tenants have no users."""
     secret: str
     connections_max: int = 64
-
-    @classmethod
-    def of(cls, template: str, secret: str, connections_max: int) -> TenantUsers | None:
-        """As the settings say; None where they name no users. Raises `SettingsError`."""
-        if not template:
-            return None
-        if template.count("{tenant}") != 1:
-            raise SettingsError("AGENTRT_REDIS_TENANT_USER must have {tenant} in it, once")
-        if not secret:
-            raise SettingsError("AGENTRT_REDIS_TENANT_SECRET is not set")
-        return cls(template, secret, connections_max)
 
     def credentials(self, tenant: str) -> tuple[str, str]:
         """(user, password) of a tenant."""
@@ -54,7 +44,7 @@ class TenantUsers:
         user, password = self.credentials(tenant)
         digest = hashlib.sha256(password.encode()).hexdigest()
         keys = f"resetkeys ~agentrt:{{{tenant}/* resetchannels &agentrt:*"
-        return f"ACL SETUSER {user} on resetpass #{digest} {keys} {_MAY} +wait +client|setname"
+        return f"ACL SETUSER {user} on resetpass #{digest} {keys} {_MAY} +wait +client|setname +cluster|slots"
 
 
 class TenantNodes:

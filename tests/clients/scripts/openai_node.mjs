@@ -1,7 +1,7 @@
 // openai-node: Responses, Conversations, Chat Completions.
 
 import OpenAI from "openai";
-import { check, COUNTED, done, killAPod, SLOW, step, underAKill, URL } from "./session.mjs";
+import { bothServe, check, COUNTED, done, killAPod, SLOW, step, underAKill, URL } from "./session.mjs";
 
 const client = new OpenAI({ baseURL: `${URL}/v1`, apiKey: "x" });
 const WEATHER = { name: "weather", parameters: { type: "object", properties: {} } };
@@ -82,23 +82,26 @@ await step("a pod is killed, answers come", () =>
   }),
 );
 await step("a pod is killed, streams are resumed", async () => {
+  await bothServe();
   const said = SLOW.repeat(3);
   const begin = async () => {
-    const events = (await client.responses.create({ model: "slow", input: said, stream: true }))[Symbol.asyncIterator]();
-    return { events, seen: [(await events.next()).value] };
+    const { data, response } = await client.responses.create({ model: "slow", input: said, stream: true }).withResponse();
+    const events = data[Symbol.asyncIterator]();
+    return { events, seen: [(await events.next()).value], pod: response.headers.get("x-agentrt-pod") };
   };
   const begun = await Promise.all(Array.from({ length: 8 }, begin));
-  await killAPod();
+  await killAPod(begun[0].pod); // connections that are kept may all be to one
   let cut = 0;
   for (const { events, seen } of begun) {
     let reading = events;
     while (seen.at(-1).type !== "response.completed") {
       try {
         for (let next = await reading.next(); !next.done; next = await reading.next()) seen.push(next.value);
-      } catch {
-        cut += 1; // its connection went with the pod
+      } catch (error) {
+        console.error(`cut: ${error}`); // its connection went with the pod
       }
       if (seen.at(-1).type === "response.completed") break;
+      cut += 1;
       const again = { stream: true, starting_after: seen.at(-1).sequence_number };
       reading = (await client.responses.retrieve(seen[0].response.id, again))[Symbol.asyncIterator]();
     }

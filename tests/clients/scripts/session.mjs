@@ -8,11 +8,18 @@ export const COUNTED = Array.from({ length: 20 }, (_, n) => `${n + 1}`).join(" "
 
 const answers = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 
-/** Have one of the two pods killed, with SIGKILL, and return when it is dead. */
-export async function killAPod() {
-  console.log("kill");
+/** Have one of the two pods killed, that of this name or any, with SIGKILL, and return when it is dead. */
+export async function killAPod(name = "") {
+  console.log(`kill ${name}`);
   const { value } = await answers.next();
   check(value?.trim() === "killed", value);
+}
+
+/** Return when both pods serve: the one that was killed takes a while to be back. */
+export async function bothServe() {
+  console.log("wait");
+  const { value } = await answers.next();
+  check(value?.trim() === "serving", value);
 }
 
 /** Fail a step that did not see what it should. */
