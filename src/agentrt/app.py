@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 from agentrt.agent import Agent
 from agentrt.assembly import Blueprint, Deps, build
 from agentrt.errors import AgentrtError, DeclarationError, ForeignState
-from agentrt.http import chat, conversations, health, openapi, operator, overview, responses
+from agentrt.http import chat, compact, conversations, health, openapi, operator, overview, responses
 from agentrt.http.auth import Keys, read_keys
 from agentrt.http.errors import ApiError, Problem, to_api_error
 from agentrt.http.surface import Surface
@@ -31,6 +31,7 @@ log = logging.getLogger("agentrt.app")
 
 ROUTES = [
     Route("/v1/responses", responses.create, methods=["POST"]),
+    Route("/v1/responses/compact", compact.compact, methods=["POST"]),
     Route("/v1/responses/{response_id}", responses.retrieve, methods=["GET"]),
     Route("/v1/responses/{response_id}", responses.delete, methods=["DELETE"]),
     Route("/v1/responses/{response_id}/cancel", responses.cancel, methods=["POST"]),

@@ -55,12 +55,13 @@ from agentrt.store.queue import Queue
 from agentrt.store.scan import Scan
 from agentrt.store.schema import Schema
 from agentrt.store.sessions import Sessions
+from agentrt.store.tenants import TenantUsers
 from agentrt.store.users import Users
 from agentrt.store.vitals import Vitals
 from agentrt.telemetry import Telemetry
 from agentrt.tracing import open_tracing
 
-__all__ = ["Blueprint", "Deps", "build", "store_config"]
+__all__ = ["Blueprint", "Deps", "build", "store_config", "tenant_users"]
 
 Deps = Callable[[], AbstractAsyncContextManager[Any]]
 """Makes, and in the end closes, what a pod's tools share: clients, pools."""
@@ -119,6 +120,11 @@ async def build(stack: AsyncExitStack, given: Blueprint) -> Surface:
     )
 
 
+def tenant_users(settings: Settings) -> TenantUsers:
+    """The tenants' own users, if they have any."""
+    return TenantUsers(settings.redis_tenant_user, settings.redis_tenant_secret, settings.redis_tenants_max)
+
+
 def store_config(settings: Settings) -> StoreConfig:
     """What the store is told of the settings."""
     return StoreConfig(
@@ -167,7 +173,7 @@ async def _redis(stack: AsyncExitStack, given: Blueprint) -> Redis:
         wait_replicas=settings.wait_replicas,
         wait_timeout_ms=settings.wait_timeout_ms,
     )
-    redis = Redis(options)
+    redis = Redis(options, tenant_users(settings))
     stack.push_async_callback(redis.aclose)
     await redis.start()
     telemetry.redis_waiting.set_function(lambda: redis.waiting)

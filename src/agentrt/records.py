@@ -19,6 +19,7 @@ import orjson
 from agentrt.errors import SchemaNewer
 
 __all__ = [
+    "COMPACTED",
     "SCHEMA_VERSION",
     "TERMINAL",
     "Item",
@@ -68,7 +69,7 @@ class Item:
     def given(cls, data: Mapping[str, Any], origin: str, number: int) -> Item:
         """An item that a client sent, under its id here."""
         kind = str(data.get("type", "message"))
-        private = unseal(data.get("encrypted_content")) if kind == "reasoning" else None
+        private = unseal(data.get("encrypted_content")) if kind in {"reasoning", "compaction"} else None
         return cls.of({**data, "id": item_id(kind, origin, number)}, private)
 
     def encode(self) -> bytes:
@@ -166,7 +167,8 @@ class Request:
 
     `options` are the checked API parameters that were given (`instructions`, `temperature`, `tools`, `metadata`, ...);
     what is absent has the API's default. `conversation` (`conv_...`) and `previous` (`resp_...`) are as the client
-    named them, or empty. `chat`: asked for over `/v1/chat/completions`.
+    named them, or empty. `chat`: asked for over `/v1/chat/completions`. `compact`: not an answer is wanted but a
+    summary of the input, see `/v1/responses/compact`.
     """
 
     agent: str
@@ -178,12 +180,13 @@ class Request:
     chat: bool = False
     trace: str = ""
     """The trace that the run belongs to, as a W3C `traceparent`; empty where nobody traces."""
+    compact: bool = False
 
     @property
     def alone(self) -> bool:
         """Whether its session is for this one run: no later message can name it, nobody reads it."""
         unstored = self.options.get("store") is False and not self.conversation and not self.previous
-        return self.chat or unstored
+        return self.chat or self.compact or unstored
 
     def encode(self) -> bytes:
         """The stored form."""
@@ -199,6 +202,8 @@ class Request:
             stored["chat"] = True
         if self.trace:
             stored["trace"] = self.trace
+        if self.compact:
+            stored["compact"] = True
         return orjson.dumps(stored)
 
     @classmethod
@@ -214,10 +219,13 @@ class Request:
             value.get("user", ""),
             value.get("chat", False),
             value.get("trace", ""),
+            value.get("compact", False),
         )
 
 
 _SEAL = "agentrt1."
+COMPACTED = "agentrt"
+"""The provider of a compaction's data: this runtime."""
 
 
 def seal(provider: str, data: Mapping[str, Any]) -> str:
@@ -250,6 +258,7 @@ _PREFIXES = {
     "reasoning": "rs",
     "mcp_approval_request": "mcpr",
     "mcp_approval_response": "mcpa",
+    "compaction": "cmp",
 }
 _ITEM_ID = re.compile(r"[a-z]{2,5}_([0-9A-Za-z]{22})(0|[1-9][0-9]{0,8})")
 

@@ -36,6 +36,12 @@ class Settings:
     lock_redis_urls: str = _setting(
         "", "independent Redis masters for named locks, an odd number, comma between; default: the state Redis"
     )
+    redis_tenant_user: str = _setting(
+        "",
+        "each tenant's own Redis user, a name with {tenant} in it; default: one for all; see `agentrt keys acl`",
+    )
+    redis_tenant_secret: str = _setting("", "secret of which the passwords of these users are made")
+    redis_tenants_max: int = _setting(64, "tenants whose connections a pod keeps at once, where they have users", 1)
     pod: str = _setting("", "this pod's name in headers, leases and logs; default: the host's name and the pid")
     auth: str = _setting("on", "`off`: accept any credential, all as tenant `dev`, elsewhere than on loopback too")
     api_keys_file: str = _setting("", "file of API keys, beside those in Redis; see `agentrt keys`")
@@ -121,6 +127,10 @@ class Settings:
             raise SettingsError(f"AGENTRT_API_KEYS_FILE: no such file: {settings.api_keys_file}")
         if settings.auth not in {"on", "off"}:
             raise SettingsError("AGENTRT_AUTH must be `on` or `off`")
+        if settings.redis_tenant_user and settings.redis_tenant_user.count("{tenant}") != 1:
+            raise SettingsError("AGENTRT_REDIS_TENANT_USER must have {tenant} in it, once")
+        if settings.redis_tenant_user and not settings.redis_tenant_secret:
+            raise SettingsError("AGENTRT_REDIS_TENANT_SECRET is not set")
         if settings.wait_turns not in {"on", "off"}:
             raise SettingsError("AGENTRT_WAIT_TURNS must be `on` or `off`")
         urls = settings.lock_urls

@@ -12,57 +12,37 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
 
+from tests.clients.client import HOMES, Client, NodeClient, PythonClient, Suite
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer, free_port
 
 ROOT = Path(__file__).parents[2]
-VENVS = ROOT / ".clients"
 DOCUMENT = ROOT / "docs" / "clients.md"
 MARK = "<!-- what follows is written by `make clients` -->\n"
 TIMEOUT_S = 300
 
 
-@dataclass
-class Client:
-    """A client, what pip is asked for, its script, and what came out: steps that passed, steps that failed."""
-
-    name: str
-    wants: str
-    script: str
-    version: str = ""
-    passed: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-
-    @property
-    def python(self) -> Path:
-        return VENVS / self.name / "bin" / "python"
-
-    def install(self) -> None:
-        """Make its environment, once."""
-        if not self.python.exists():
-            subprocess.run([sys.executable, "-m", "venv", str(VENVS / self.name)], check=True)
-            pip = [str(self.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            subprocess.run([*pip, *self.wants.split()], check=True)
-        package = self.wants.split()[0].split("=")[0].split("~")[0].split(">")[0].split("[")[0]
-        ask = f"import importlib.metadata as m; print(m.version({package!r}))"
-        told = subprocess.run([str(self.python), "-c", ask], capture_output=True, text=True, check=True)
-        self.version = f"{package} {told.stdout.strip()}"
-
-
 CLIENTS = [
-    Client("openai-3.51", "openai~=3.51.0", "openai_client.py"),
-    Client("openai-2.8", "openai~=2.8.0", "openai_client.py"),
-    Client("openai-1.109", "openai~=1.109.0", "openai_client.py"),
-    Client("openai-agents", "openai-agents>=0.24", "openai_agents.py"),
-    Client("langchain-openai", "langchain-openai>=1.7", "langchain_client.py"),
-    Client("pydantic-ai", "pydantic-ai-slim[openai]>=2.62", "pydantic_ai_client.py"),
-    Client("litellm", "litellm>=1.83 mcp>=2", "litellm_client.py"),
-    Client("schemathesis", "schemathesis>=4.32", "schemathesis_run.py"),
+    PythonClient("openai-3.51", "openai~=3.51.0", "openai_client.py"),
+    PythonClient("openai-2.8", "openai~=2.8.0", "openai_client.py"),
+    PythonClient("openai-1.109", "openai~=1.109.0", "openai_client.py"),
+    PythonClient("openai-agents", "openai-agents>=0.24", "openai_agents.py"),
+    PythonClient("langchain-openai", "langchain-openai>=1.7", "langchain_client.py"),
+    PythonClient("pydantic-ai", "pydantic-ai-slim[openai]>=2.62", "pydantic_ai_client.py"),
+    PythonClient("litellm", "litellm>=1.83 mcp>=2", "litellm_client.py"),
+    PythonClient("schemathesis", "schemathesis>=4.32", "schemathesis_run.py"),
+    NodeClient("openai-node", "openai@^7.57", "openai_node.mjs"),
+    NodeClient("openai-node-6", "openai@^6.49", "openai_node.mjs"),
+    NodeClient("ai-sdk", "ai@^7 @ai-sdk/openai@^4 @ai-sdk/openai-compatible@^3", "ai_sdk.mjs"),
+    NodeClient("ai-sdk-6", "ai@^6 @ai-sdk/openai@^3 @ai-sdk/openai-compatible@^2", "ai_sdk.mjs"),
+    NodeClient("codex", "@openai/codex@^0.169", "codex_exec.mjs"),
+    Suite("open-responses", "tsx@^4 zod@^3.25", "open_responses.mjs"),
 ]
 
 
@@ -79,14 +59,32 @@ def _serving(pod: Pod) -> None:
     raise RuntimeError(f"{pod.name} does not serve")
 
 
+@contextmanager
+def two_pods() -> Iterator[list[Pod]]:
+    """Two pods that share a port, on a Redis of their own."""
+    port = free_port()
+    env = {"AGENTRT_DEMO_DB": str(HOMES / "demo.db"), "PYTHONPATH": str(ROOT)}
+    with RedisServer() as redis:
+        pods = [Pod(redis.url, target="tests.clients.agents:agents", name=name, port=port, env=env) for name in "ab"]
+        try:
+            for pod in pods:
+                pod._command.append("--reuse-port")
+                _serving(pod.start(wait=False))
+            yield pods
+        finally:
+            for pod in pods:
+                pod.stop()
+
+
 def run(client: Client, pods: list[Pod], log: Path) -> None:
-    """One client's session; `kill` on its output is a kill of the first pod that lives."""
+    """One client's session; `kill` on its output is a kill of the first pod that lives, or of the one it names,
+    and `wait` waits until both serve again.
+    """
     env = {key: value for key, value in os.environ.items() if not key.startswith(("OPENAI_", "PYTHON", "VIRTUAL_"))}
     env["CLIENTS_URL"] = pods[0].url
-    script = Path(__file__).parent / "scripts" / client.script
     with log.open("ab") as errors:
         child = subprocess.Popen(
-            [str(client.python), str(script)],
+            client.command(),
             env=env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -100,11 +98,14 @@ def run(client: Client, pods: list[Pod], log: Path) -> None:
         for line in child.stdout:
             word, _, rest = line.strip().partition(" ")
             if word == "kill":
-                victim = next(pod for pod in pods if pod.alive)
+                victim = next(pod for pod in pods if pod.alive and rest in {"", pod.name})
                 victim.kill()
                 child.stdin.write("killed\n")
                 child.stdin.flush()
                 _serving(victim.start(wait=False))  # the next kill must leave one that serves
+            elif word == "wait":
+                child.stdin.write("serving\n")
+                child.stdin.flush()
             elif word in {"ok", "failed"}:
                 (client.passed if word == "ok" else client.failed).append(rest)
         if child.wait() != 0:
@@ -131,25 +132,19 @@ def main() -> int:
     parser.add_argument("--no-write", action="store_true")
     asked = parser.parse_args()
     clients = [client for client in CLIENTS if not asked.names or client.name in asked.names]
-    VENVS.mkdir(exist_ok=True)
-    for client in clients:
-        client.install()
-    port = free_port()
-    env = {"AGENTRT_DEMO_DB": str(VENVS / "demo.db"), "PYTHONPATH": str(ROOT)}
-    with RedisServer() as redis:
-        pods = [Pod(redis.url, target="tests.clients.agents:agents", name=name, port=port, env=env) for name in "ab"]
-        try:
-            for pod in pods:
-                pod._command.append("--reuse-port")
-                _serving(pod.start(wait=False))
-            for client in clients:
-                run(client, pods, VENVS / f"{client.name}.log")
-                print(f"{client.version}: {len(client.passed)} passed, failed: {client.failed}", flush=True)
-                if not asked.no_write:
-                    write(client)
-        finally:
-            for pod in pods:
-                pod.stop()
+    HOMES.mkdir(exist_ok=True)
+    for client in list(clients):
+        if client.missing:
+            print(f"{client.name} is left out: {client.missing}", flush=True)
+            clients.remove(client)
+        else:
+            client.install()
+    with two_pods() as pods:
+        for client in clients:
+            run(client, pods, HOMES / f"{client.name}.log")
+            print(f"{client.name}: {len(client.passed)} passed, failed: {client.failed}", flush=True)
+            if not asked.no_write:
+                write(client)
     return sum(bool(client.failed) for client in clients)
 
 

@@ -34,7 +34,7 @@ def worker(request: ModelRequest) -> Iterable[ModelEvent | float]:
     if last.type == "mcp_call":
         done = [item for item in request.items if item.type == "mcp_call" and item.private.get("step") == 0]
         calls = done[-len(last_user_text(request.items).split()) :]
-        yield TextDelta(" ".join(str(item.data["output"] or item.data["error"]) for item in calls))
+        yield TextDelta(" ".join(str(item.data["output"]) for item in calls))
         return
     if last.data.get("role") == "developer":
         yield TextDelta("I see")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import orjson
 
@@ -25,6 +26,26 @@ def caller(request: ModelRequest) -> Iterable[ModelEvent | float]:
     for number, spec in enumerate(request.tools):
         text = orjson.dumps({"city": last_user_text(request.items)}).decode()
         yield ToolCall(f"call_{number}", spec.name, text)
+
+
+def shell(request: ModelRequest) -> Iterable[ModelEvent | float]:
+    """Has the client run what the user says as a command, if it has a tool for that; then says what came of it."""
+    last = request.items[-1]
+    if last.type == "function_call_output":
+        yield TextDelta(f"It said: {last.data['output']}")
+        return
+    for spec in request.tools:
+        known = spec.parameters.get("properties", {})
+        if "cmd" in known or "command" in known:
+            said = last_user_text(request.items)
+            command = {"cmd": said} if "cmd" in known else {"command": _as(known["command"], said)}
+            yield ToolCall("call_0", spec.name, orjson.dumps(command).decode())
+            return
+    yield TextDelta("I have no shell.")
+
+
+def _as(schema: Any, command: str) -> str | list[str]:
+    return ["bash", "-lc", command] if schema.get("type") == "array" else command
 
 
 def mirror(request: ModelRequest) -> Iterable[ModelEvent | float]:
@@ -78,11 +99,12 @@ async def pay() -> str:
     return "paid"
 
 
-SCRIPTS.update(caller=caller, mirror=mirror, thinker=thinker, broken=broken, endless=endless)
+SCRIPTS.update(caller=caller, shell=shell, mirror=mirror, thinker=thinker, broken=broken, endless=endless)
 
 agents = [
     Agent("echo", model="scripted:echo"),
     Agent("caller", model="scripted:caller"),
+    Agent("shell", model="scripted:shell"),
     Agent("mirror", model="scripted:mirror", instructions="Be a mirror."),
     Agent("thinker", model="scripted:thinker"),
     Agent("broken", model="scripted:broken", limits=Limits(model_attempts=1)),

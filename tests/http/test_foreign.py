@@ -153,7 +153,7 @@ class Forger:
             body["model"] = self._random.choice(("echo", "worker")) if body is bodies[0] else bodies[0]["model"]
             body.update(input=said, items=[{"role": "user", "content": "mine"}], metadata={"a": "b"})
             body["messages"] = [{"role": "user", "content": "hello"}]
-        if path == "/v1/responses" and self._random.random() < 0.8:
+        if path.startswith("/v1/responses") and self._random.random() < 0.8:
             name, kind = self._random.choice((("conversation", "conv"), ("previous_response_id", "resp")))
             real, twin, alike = self._forged(kind)
             bodies[0][name], bodies[1][name] = real, twin

@@ -125,6 +125,14 @@ async def test_real_answers_are_valid_by_it(ask: Checked) -> None:
     key = {"Idempotency-Key": "openapi"}
     await ask("POST /v1/responses", json={"model": "echo", "input": "x"}, headers=key)
     await ask("POST /v1/responses", 422, json={"model": "echo", "input": "y"}, headers=key)
+    short = await ask("POST /v1/responses/compact", json={"model": "echo", "previous_response_id": answered["id"]})
+    await ask(
+        "POST /v1/responses", json={"model": "echo", "input": [*short["output"], {"role": "user", "content": "x"}]}
+    )
+    await ask("POST /v1/responses/compact", 400, json={"model": "echo"})
+    await ask(
+        "POST /v1/responses/compact", 404, json={"model": "echo", "previous_response_id": UNKNOWN_IDS["response_id"]}
+    )
     named = {"response_id": answered["id"]}
     await ask(f"GET {resp}", ids=named)
     await ask(f"GET {resp}", ids=named, params={"stream": "true", "starting_after": 2})

@@ -46,7 +46,7 @@ def blocked(client: httpx2.Client) -> tuple[str, dict[str, Any]]:
     first = client.post("/v1/responses", json={**ask, "input": "charge"}).json()
     assert first["status"] == "incomplete"
     assert first["incomplete_details"] == {"reason": "max_output_tokens"}
-    assert "unknown" in first["output"][0]["error"]
+    assert "unknown" in first["output"][0]["output"]
     refused = client.post("/v1/responses", json={**ask, "input": "read"})
     error = refused.json()["error"]
     assert (refused.status_code, error["code"]) == (409, "effect_in_doubt")

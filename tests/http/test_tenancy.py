@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -157,6 +159,7 @@ async def test_turns_a_minute_are_counted_over_all_pods(
     statuses = [one.status_code for one in answered]
     assert set(statuses) == {200, 429}
     assert 4 <= statuses.count(200) <= 8
+    _say_what_is_left(answered)
     refused = next(one for one in answered if one.status_code == 429)
     assert refused.json()["error"]["code"] == "rate_limit_exceeded"
     assert refused.headers["ratelimit-limit"] == "4"
@@ -166,6 +169,34 @@ async def test_turns_a_minute_are_counted_over_all_pods(
     assert refused.headers["retry-after"] == refused.headers["ratelimit-reset"]
     await limit(server, name, clients, None)
     assert (await say(clients[0])).status_code == 200
+
+
+def _say_what_is_left(answered: list[httpx2.Response]) -> None:
+    """Four of a minute, one less with each answer; the last has none left, and one of the next minute three again."""
+    fine = [one for one in answered if one.status_code == 200]
+    left = [int(one.headers["ratelimit-remaining"]) for one in fine]
+    assert left[0] == 3 and all(now in {before - 1, 3} for before, now in itertools.pairwise(left))
+    for one, count in zip(fine, left, strict=True):
+        assert (one.headers["ratelimit-limit"], one.headers["ratelimit-policy"]) == ("4", '"turns";q=4;w=60')
+        assert one.headers["ratelimit"] == f'"turns";r={count};t={one.headers["ratelimit-reset"]}'
+
+
+async def test_every_limit_is_told_and_the_nearest_first_of_all(
+    server: RedisServer, tenant: tuple[str, list[httpx2.AsyncClient]]
+) -> None:
+    """In plain answers, streams and chats; not where there is no limit."""
+    name, clients = tenant
+    assert not [header for header in (await say(clients[0])).headers if header.startswith("ratelimit")]
+    await limit(server, name, clients, Quota(runs=1000, turns_per_minute=1000, tokens_per_day=100_000))
+    one = clients[1]
+    streamed = await one.post("/v1/responses", json={"model": "echo", "input": "x", "stream": True})
+    chat = {"model": "echo", "messages": [{"role": "user", "content": "x"}]}
+    for answer in (await say(one), streamed, await one.post("/v1/chat/completions", json=chat)):
+        assert answer.headers["ratelimit-policy"] == '"runs";q=1000, "turns";q=1000;w=60, "tokens";q=100000;w=86400'
+        told = dict(re.findall(r'"(\w+)";r=(\d+)', answer.headers["ratelimit"]))
+        assert int(told["runs"]) >= 990 and 990 <= int(told["turns"]) < 1000 and int(told["tokens"]) > 99_000
+        nearest = min(told, key=lambda kind: int(told[kind]) / (100_000 if kind == "tokens" else 1000))
+        assert answer.headers["ratelimit-remaining"] == told[nearest]
 
 
 async def test_tokens_a_day_are_counted_when_they_are_known(

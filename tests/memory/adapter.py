@@ -324,7 +324,7 @@ class Adapter:
     # --- what recall measurements want ----------------------------------------------------------------------------
 
     def ingest(self, user: str, items: Sequence[Mapping[str, Any]], tenant: str = "t1") -> int:
-        """Remember `{id, text, role?, at?, conversation?, speaker?}`, without drawing facts; returns how many were new."""
+        """Remember `{id, text, role?, at?, conversation?, speaker?}` and draw no facts; returns how many were new."""
         added = 0
         for start in range(0, len(items), 500):
             body = {"items": list(items[start : start + 500]), "agent": "recall"}

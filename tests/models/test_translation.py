@@ -14,7 +14,7 @@ from agentrt.models.base import ModelRequest, ToolSpec
 from agentrt.models.chat_wire import messages as chat_messages
 from agentrt.models.conversation import INTERRUPTED
 from agentrt.models.openai_wire import input_items
-from agentrt.records import Item
+from agentrt.records import COMPACTED, Item, seal
 
 RUN, RUN2 = "a" * 22, "b" * 22
 
@@ -105,6 +105,7 @@ def test_dangling_call_is_answered_at_both() -> None:
         ({"output": None, "error": "broke"}, "broke", True),
         ({"output": None, "error": {"type": "x", "message": "broke"}}, "broke", True),
         ({"output": None, "error": {"code": 5}}, '{"code":5}', True),
+        ({"output": "broke", "error": None, "status": "failed"}, "broke", True),
         ({"output": None, "error": None, "status": "completed"}, "", False),
         ({"output": None, "error": None, "status": "incomplete"}, INTERRUPTED, True),
     ],
@@ -282,3 +283,27 @@ def test_thinking_alone_is_not_sent() -> None:
 def test_nothing_moves_across_a_user_message() -> None:
     sent = messages(user("q"), said("a", 0), user("wait"), said("b", 0))
     assert [message["content"][0]["text"] for message in sent] == ["q", "a", "wait", "b"]
+
+
+def test_phases_of_messages_go_to_openai_only() -> None:
+    thought, answer = (
+        {**said(text).data, "phase": phase} for text, phase in (("hm", "commentary"), ("x", "final_answer"))
+    )
+    items = (user("q"), Item.of(thought), Item.of(answer), said("y"))
+    assert [(one["role"], one.get("phase"), len(one["content"])) for one in input_items(items)] == [
+        ("user", None, 1),
+        ("assistant", "commentary", 1),
+        ("assistant", "final_answer", 1),
+        ("assistant", None, 1),
+    ]
+    assert all(set(block) == {"type", "text"} for block in messages(*items)[1]["content"])
+    assert chat_messages(items)[1]["content"]
+
+
+def test_a_compaction_is_a_message_with_what_it_says() -> None:
+    made = Item.given({"type": "compaction", "encrypted_content": seal(COMPACTED, {"summary": "Tuesday."})}, RUN, 0)
+    text = "Summary of this conversation so far:\n\nTuesday."
+    assert input_items([made, user("q")])[0]["content"] == [{"type": "input_text", "text": text}]
+    assert messages(made, user("q"))[0]["content"][0]["text"] == text
+    foreign = Item.given({"type": "compaction", "encrypted_content": "gAAA"}, RUN, 0)
+    assert kinds(foreign, user("q")) == ["message"]

@@ -22,7 +22,7 @@ def script(request: ModelRequest) -> Iterable[ModelEvent]:
     """Calls `pay` and `look` in one step, then says what came of them."""
     calls = [item for item in request.items if item.type == "mcp_call"]
     if any(item.data["name"] == "pay" for item in calls):
-        yield TextDelta(" | ".join(str(item.data["output"] or item.data["error"]) for item in calls))
+        yield TextDelta(" | ".join(str(item.data["output"]) for item in calls))
     elif calls or request.items[len(request.items) - 1].data.get("content", [{}])[0].get("text") != "go":
         yield TextDelta("nothing was paid")
     else:
@@ -112,7 +112,7 @@ async def test_denied(redis_url: str, body: Body) -> None:
         want, request = await ask(runtime, body)
         denial = {"type": "mcp_approval_response", "approval_request_id": request["id"], "approve": False}
         final = body(await finish(runtime, answering(runtime, want, {**denial, "reason": "too much"})))
-        assert final["output"][0]["error"] == "The call was not approved. too much"
+        assert final["output"][0]["output"] == "The call was not approved. too much"
         assert till.keys == []
 
 
@@ -123,7 +123,7 @@ async def test_anything_else_is_a_denial(redis_url: str, body: Body) -> None:
     async with running(redis_url, agents, {"m": script}) as runtime:
         want, request = await ask(runtime, body)
         _, end = await runtime.turn("a", "never mind", session=want.session)
-        assert body(end)["output"][0]["error"] == "The call was not approved."
+        assert body(end)["output"][0]["output"] == "The call was not approved."
         approval = {"type": "mcp_approval_response", "approval_request_id": request["id"], "approve": True}
         await finish(runtime, answering(runtime, want, approval))
         assert till.keys == []

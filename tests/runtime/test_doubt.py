@@ -35,7 +35,7 @@ def script(request: ModelRequest) -> Iterable[ModelEvent]:
     said = last_words(request)
     newest = request.items[len(request.items) - 1]
     if newest.type == "mcp_call":
-        yield TextDelta(str(newest.data["output"] or newest.data["error"]))
+        yield TextDelta(str(newest.data["output"]))
     elif said.startswith("call "):
         yield ToolCall("c", said.removeprefix("call "), "{}")
     else:
@@ -71,19 +71,19 @@ async def test_tell(redis_url: str, body: Body) -> None:
     agent = Agent("a", model="test:m", tools=[breaking(), greet])
     async with running(redis_url, [agent], {"m": script}) as runtime:
         want, end = await runtime.turn("a", "call pay")
-        assert body(end)["output"][0]["error"] == f"The tool failed with RuntimeError. {IN_DOUBT_TEXT}"
+        assert body(end)["output"][0]["output"] == f"The tool failed with RuntimeError. {IN_DOUBT_TEXT}"
         assert b"secret-4711" not in end.result
         doubted = await only(runtime)
         assert report(doubted)["tool"] == "pay"
         assert continuation(doubted) is None
 
         _, end = await runtime.turn("a", "call pay", session=want.session)
-        assert body(end)["output"][0]["error"] == IN_DOUBT_TEXT
+        assert body(end)["output"][0]["output"] == IN_DOUBT_TEXT
         assert len(await runtime.services.doubts.listed()) == 1, "what is refused is in no doubt"
         _, end = await runtime.turn("a", "call greet", session=want.session)
         assert body(end)["output"][0]["output"] == "hello"
         _, end = await runtime.turn("a", "call pay")
-        assert body(end)["output"][0]["error"].startswith("The tool failed"), "other sessions know nothing of it"
+        assert body(end)["output"][0]["output"].startswith("The tool failed"), "other sessions know nothing of it"
 
         known = await resolve(runtime.services.doubts, doubted, True, {"paid": 7}, "ann")
         assert known is not None
@@ -96,7 +96,7 @@ async def test_tell(redis_url: str, body: Body) -> None:
         ids = [orjson.loads(line.split(b"\n")[0])["id"] for _, line in items]
         assert all(identifier.endswith(str(number)) for number, identifier in enumerate(ids))
         _, end = await runtime.turn("a", "call pay", session=want.session)
-        assert body(end)["output"][0]["error"].startswith("The tool failed"), "the tool may be called again"
+        assert body(end)["output"][0]["output"].startswith("The tool failed"), "the tool may be called again"
 
 
 async def test_block(redis_server: RedisServer, redis_url: str, body: Body) -> None:

@@ -107,7 +107,7 @@ async def test_a_call_that_takes_longer_than_its_lock_and_lease(redis_url: str) 
     def answer(request: ModelRequest) -> Iterable[ModelEvent]:
         done = [item for item in request.items if item.type == "mcp_call"]
         if done:
-            yield TextDelta(str(done[0].data["output"] or done[0].data["error"]))
+            yield TextDelta(str(done[0].data["output"]))
         else:
             yield ToolCall("1", "slow", "{}")
 

@@ -55,7 +55,7 @@ def calling(*calls: tuple[str, str]) -> Answer:
 
 
 def outcomes(final: dict[str, Any]) -> list[str]:
-    return [item["output"] or item["error"] for item in final["output"] if item["type"] == "mcp_call"]
+    return [item["output"] for item in final["output"] if item["type"] == "mcp_call"]
 
 
 async def test_tools_of_a_server(redis_url: str, world: McpProcess, body: Body) -> None:

@@ -24,7 +24,7 @@ def calling(*orders: str) -> Callable[[ModelRequest], Iterable[ModelEvent]]:
     def answer(request: ModelRequest) -> Iterable[ModelEvent]:
         done = [item.data for item in request.items if item.type == "mcp_call"]
         if done:
-            yield TextDelta(" | ".join(str(call["output"] or call["error"]) for call in done))
+            yield TextDelta(" | ".join(str(call["output"]) for call in done))
         for number, order in enumerate(() if done else orders):
             yield ToolCall(f"c{number}", "refund", f'{{"order_id": "{order}"}}')
 

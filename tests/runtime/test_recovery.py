@@ -69,7 +69,7 @@ def answer(request: ModelRequest) -> Iterable[ModelEvent]:
     """Asks for one call, then says what came of it."""
     done = [item for item in request.items if item.type == "mcp_call"]
     if done:
-        yield TextDelta(str(done[0].data["output"] or done[0].data["error"]))
+        yield TextDelta(str(done[0].data["output"]))
     else:
         yield ToolCall("call-1", "act", "{}")
 
@@ -219,7 +219,7 @@ async def test_an_open_intent_of_a_tool_that_is_gone(redis_server: RedisServer, 
         await world.hanging.wait()
         await end(dying)
         final = await take_over(b, redis_server, b.begin("a", "go", by_key=True, session=want.session, run=want.run))
-    assert "unknown" in final["output"][0]["error"]
+    assert "unknown" in final["output"][0]["output"]
     assert len(world.happened) == 1
 
 

@@ -27,7 +27,7 @@ def calling(*calls: tuple[str, str]) -> Callable[[ModelRequest], Iterable[ModelE
     def answer(request: ModelRequest) -> Iterable[ModelEvent]:
         done = [item for item in request.items if item.type == "mcp_call"]
         if done:
-            yield TextDelta(" | ".join(str(item.data["output"] or item.data["error"]) for item in done))
+            yield TextDelta(" | ".join(str(item.data["output"]) for item in done))
         else:
             for number, (name, arguments) in enumerate(calls):
                 yield ToolCall(f"c{number}", name, arguments)
@@ -178,7 +178,7 @@ async def test_too_many_calls_and_too_long_outputs(redis_url: str, body: Body) -
         _, end = await runtime.turn("a", "go")
         first, _, third = (item for item in body(end)["output"] if item["type"] == "mcp_call")
         assert first["output"].startswith("y" * 100) and "cut" in first["output"]
-        assert "limit is 2" in third["error"]
+        assert third["status"] == "failed" and "limit is 2" in third["output"]
 
 
 async def test_an_input_past_the_context_is_refused(redis_url: str, body: Body) -> None:

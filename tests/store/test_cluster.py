@@ -242,7 +242,7 @@ async def operate(redis: Redis) -> None:
     assert await Schema(redis).bump(SCHEMA_VERSION) == []
     assert await Schema(redis).bump(SCHEMA_VERSION + 1) == ["pod-a"]
     quotas = Quotas(redis)
-    assert (await quotas.verdict(quotas.entering("acme", "s/r", Quota(runs=1)))).outcome == "ok"
+    assert (await quotas.verdict(quotas.entering("acme", "s/r", one := Quota(runs=1)), one)).outcome == "ok"
     await quotas.hold("acme", ["s/r"])
     quotas.leave("acme", "s/r")
 

@@ -114,7 +114,7 @@ def test_the_events_of_each_kind_of_item() -> None:
         around[0], "mcp_call.in_progress", "mcp_call_arguments.delta", "mcp_call_arguments.done",
         "mcp_call.completed", around[1],
     ]  # fmt: skip
-    assert kinds({**MCP, "status": "failed", "error": "broke"})[-2:] == ["mcp_call.failed", around[1]]
+    assert kinds({**MCP, "status": "failed", "output": "broke"})[-2:] == ["mcp_call.failed", around[1]]
     assert kinds(CALL) == [
         around[0], "function_call_arguments.delta", "function_call_arguments.done", around[1]
     ]  # fmt: skip

@@ -13,7 +13,7 @@ import httpx2
 import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
-from agentrt.assembly import store_config
+from agentrt.assembly import store_config, tenant_users
 from agentrt.errors import AgentrtError
 from agentrt.runtime.doctor import Doctor
 from agentrt.runtime.findings import Finding, Verdict, worst
@@ -63,7 +63,7 @@ async def _examine(url: str | None) -> list[Finding]:
     settings = Settings.from_env()
     check_url(settings.redis_url, "AGENTRT_REDIS_URL")
     options = RedisOptions(settings.redis_url, client_name="agentrt-doctor", resend_budget_s=0.5)
-    redis = Redis(options)
+    redis = Redis(options, tenant_users(settings))
     await redis.start()
     try:
         config = replace(store_config(settings), pod="doctor")

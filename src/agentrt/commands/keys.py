@@ -12,9 +12,11 @@ from typing import TypeVar
 import click
 import orjson
 
+from agentrt.assembly import tenant_users
 from agentrt.commands.state import opened
 from agentrt.errors import AgentrtError, SettingsError
 from agentrt.http.auth import line_of, mint
+from agentrt.settings import Settings
 from agentrt.store.access import SCOPES, Access, Quota
 from agentrt.store.keys import is_name
 
@@ -108,3 +110,16 @@ def quota(tenant: str, forget: bool, **limits: int | None) -> None:
 
     found = _run(work)
     click.echo(orjson.dumps(found).decode() if found is not None else "the default")
+
+
+@keys.command()
+@click.option("--tenant", required=True)
+def acl(tenant: str) -> None:
+    """Print the command that makes a tenant's own Redis user; see AGENTRT_REDIS_TENANT_USER."""
+    try:
+        settings = Settings.from_env()
+        if not settings.redis_tenant_user:
+            raise SettingsError("AGENTRT_REDIS_TENANT_USER is not set")
+        click.echo(tenant_users(settings).rule(tenant))
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error

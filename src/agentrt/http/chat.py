@@ -19,6 +19,7 @@ from agentrt.http.chat_request import Messages, asked_options
 from agentrt.http.chat_stream import ChatStream, completion, completion_id
 from agentrt.http.errors import ApiError, invalid, json_response
 from agentrt.http.items import check_items
+from agentrt.http.limits import quota_headers
 from agentrt.http.requests import find_agent, new_begin
 from agentrt.http.sse import EventStream
 from agentrt.http.surface import surface
@@ -43,11 +44,11 @@ async def create(request: HttpRequest) -> ASGIApp:
         place.request, place.inputs = asked, inputs
     if streamed:
         chunks = ChatStream(completion_id(place.session.id, place.run), asked, with_usage=usage)
-        return EventStream(live(to, place), to.runs.gone, chunks.render)
+        return EventStream(live(to, place), to.runs.gone, chunks.render, quota_headers(place.left))
     result = await final(to, place)
     if result is None:
         raise ApiError(503, "server_error", "The run was removed while it went on.", retry_after_s=1)
-    return json_response(completion(orjson.loads(result)))
+    return json_response(completion(orjson.loads(result)), headers=quota_headers(place.left))
 
 
 def _stream(body: Mapping[str, Any]) -> tuple[bool, bool]:

@@ -9,8 +9,10 @@ import orjson
 from starlette.responses import Response
 
 from agentrt.errors import DeclarationError, ForeignState, SchemaNewer, StoreUnavailable
+from agentrt.http.limits import quota_headers
 from agentrt.runtime.admission import InDoubt, Leaving, Locked, NoSuchSession, OtherBody, Overloaded
 from agentrt.runtime.allowance import QuotaExceeded
+from agentrt.store.access import Left
 
 __all__ = ["ApiError", "Problem", "invalid", "json_response", "not_found", "to_api_error"]
 
@@ -124,20 +126,11 @@ def to_api_error(error: Exception) -> ApiError:
     return ApiError(500, "internal_error", "The server had an error while processing your request.")
 
 
-_WINDOWS_S = {"turns": 60, "tokens": 86_400}
-
-
 def _over_quota(error: QuotaExceeded) -> ApiError:
     """A 429 that says which limit it is, and when it is worth to come again."""
-    reset_s = max(1, math.ceil(error.retry_after_s))
-    window = f";w={_WINDOWS_S[error.kind]}" if error.kind in _WINDOWS_S else ""
-    headers = {
-        "ratelimit-limit": str(error.limit),
-        "ratelimit-remaining": "0",
-        "ratelimit-reset": str(reset_s),
-        "ratelimit-policy": f'"{error.kind}";q={error.limit}{window}',
-    }
+    wait_s = error.retry_after_s
+    headers = quota_headers([Left(error.kind, error.limit, 0, math.ceil(wait_s * 1000))])
     final = error.kind == "tokens"  # no client waits until tomorrow
     return ApiError(
-        429, "rate_limit_exceeded", f"Over quota: {error}.", retry_after_s=reset_s, final=final, headers=headers
+        429, "rate_limit_exceeded", f"Over quota: {error}.", retry_after_s=wait_s, final=final, headers=headers
     )

@@ -12,14 +12,18 @@ import orjson
 
 from agentrt.http.body import Bounds
 from agentrt.http.errors import invalid
+from agentrt.records import COMPACTED, unseal
 
 __all__ = ["check_items"]
 
 
-def check_items(value: Any, bounds: Bounds, param: str = "input", names: Sequence[str] = ()) -> list[dict[str, Any]]:
+def check_items(
+    value: Any, bounds: Bounds, param: str = "input", names: Sequence[str] = (), *, references: bool = False
+) -> list[dict[str, Any]]:
     """The input as a list of items in the API's shape, without ids: those are the runtime's to give.
 
-    `names`: what each item is called in errors, where it is not `param[n]`.
+    `names`: what each item is called in errors, where it is not `param[n]`. `references`: an item may be an
+    `item_reference`, whose id stays.
     """
     if isinstance(value, str):
         value = [{"role": "user", "content": value}]
@@ -32,7 +36,7 @@ def check_items(value: Any, bounds: Bounds, param: str = "input", names: Sequenc
         at = names[number] if names else f"{param}[{number}]"
         if not isinstance(raw, dict):
             raise invalid(f"'{at}' must be an object", at, "invalid_type")
-        item = _check_item(raw, at)
+        item = _check_reference(raw, at) if references and _is_reference(raw) else _check_item(raw, at)
         if len(orjson.dumps(item)) > bounds.item_bytes_max:
             raise invalid(f"'{at}' is longer than {bounds.item_bytes_max} bytes", at, "item_too_large")
         items.append(item)
@@ -46,10 +50,22 @@ _FIELDS: Mapping[str, Mapping[str, type]] = {
     "reasoning": {},
     "mcp_call": {"name": str, "arguments": str, "server_label": str},
     "mcp_approval_request": {"name": str, "arguments": str, "server_label": str},
+    "compaction": {"encrypted_content": str},
 }
 _STATUSES = frozenset({"in_progress", "completed", "incomplete"})
 _CALL_STATUSES = ("completed", "failed", "in_progress", "incomplete")
 _WORDS = {str: "a string", bool: "true or false"}
+
+
+def _is_reference(raw: dict[str, Any]) -> bool:
+    """The type may be left out."""
+    return raw.get("type") == "item_reference" or (raw.get("type") is None and "role" not in raw and "id" in raw)
+
+
+def _check_reference(raw: dict[str, Any], at: str) -> dict[str, Any]:
+    if not isinstance(raw.get("id"), str):
+        raise invalid(f"'{at}.id' must be a string", f"{at}.id", "invalid_type")
+    return {"type": "item_reference", "id": raw["id"]}
 
 
 def _check_item(raw: dict[str, Any], at: str) -> dict[str, Any]:
@@ -64,6 +80,8 @@ def _check_item(raw: dict[str, Any], at: str) -> dict[str, Any]:
             raise invalid(f"'{at}.{name}' must be {_WORDS[type_]}", f"{at}.{name}", "invalid_type")
     if kind == "reasoning":
         _check_reasoning(item, at)
+    if kind == "compaction":
+        return _check_compaction(item, at)
     if kind == "function_call_output":
         item["output"] = _check_output(item.get("output"), at)
     if kind.startswith("function_call") or kind == "reasoning":
@@ -94,6 +112,15 @@ def _check_reasoning(item: dict[str, Any], at: str) -> None:
         raise invalid(f"'{at}.encrypted_content' must be a string", f"{at}.encrypted_content", "invalid_type")
 
 
+def _check_compaction(item: dict[str, Any], at: str) -> dict[str, Any]:
+    """One that was made here: what another server has sealed stands for a past that no model here could see."""
+    private = unseal(item["encrypted_content"])
+    if private.get("provider") != COMPACTED or not isinstance(private["data"].get("summary"), str):
+        where = f"{at}.encrypted_content"
+        raise invalid(f"'{where}' is not what /v1/responses/compact gave", where)
+    return {"type": "compaction", "encrypted_content": item["encrypted_content"]}
+
+
 def _check_output(output: Any, at: str) -> str | list[dict[str, Any]]:
     if isinstance(output, str):
         return output
@@ -103,6 +130,7 @@ def _check_output(output: Any, at: str) -> str | list[dict[str, Any]]:
 
 
 _ROLES = frozenset({"user", "assistant", "system", "developer"})
+_PHASES = ("commentary", "final_answer")
 _SOURCES = {"input_image": ("image_url", "file_id"), "input_file": ("file_data", "file_url", "file_id")}
 """Where the bytes of a part are; all of them travel within the bound of an item."""
 _PARTS = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
@@ -118,7 +146,13 @@ def _check_message(item: dict[str, Any], at: str) -> dict[str, Any]:
     if not isinstance(content, list):
         raise invalid(f"'{at}.content' must be a string or a list", f"{at}.content", "invalid_type")
     parts = [_check_part(part, f"{at}.content[{number}]") for number, part in enumerate(content)]
-    return {"type": "message", "role": role, "status": "completed", "content": parts}
+    message = {"type": "message", "role": role, "status": "completed", "content": parts}
+    phase = item.get("phase")
+    if phase is not None and role == "assistant":
+        if phase not in _PHASES:
+            raise invalid(f"'{at}.phase' must be commentary or final_answer", f"{at}.phase")
+        message["phase"] = phase
+    return message
 
 
 def _check_part(part: Any, where: str) -> dict[str, Any]:

@@ -41,10 +41,12 @@ class _Operation:
     """A status that bears the same body."""
 
 
+_KEYED = {"/v1/responses", "/v1/responses/compact", "/v1/conversations", "/v1/chat/completions"}
 _PAGE = ("limit", "order", "after")
 _TURN = (404, 409, 413, 422, 429)
 _OPERATIONS = {
     "POST /v1/responses": _Operation("Response", "ResponseRequest", stream="ResponseEvent", errors=_TURN),
+    "POST /v1/responses/compact": _Operation("Compaction", "CompactRequest", errors=_TURN),
     "GET /v1/responses/{response_id}": _Operation(
         "Response", query=("stream", "starting_after"), stream="ResponseEvent", errors=(404,)
     ),
@@ -99,6 +101,7 @@ _OPERATIONS |= {
 }
 
 _QUERY: dict[str, _Schema] = {
+    "tenant": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
     "q": {"type": "string"},
     "k": {"type": "integer", "minimum": 1, "maximum": 100, "default": 10},
     "at": {"type": "string", "format": "date-time"},
@@ -173,10 +176,10 @@ def _operation(route: Route, path: str, method: str, told: _Operation) -> _Schem
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name, _ in _PARAMETER.findall(path)
     ]
-    for name in told.query:
+    for name in (*told.query, "tenant") if path.startswith(_USER) else told.query:
         shown = _SHOWN.get(name, name)
         parameters.append({"name": shown, "in": "query", "required": False, "schema": _QUERY[name]})
-    if method == "POST" and path in {"/v1/responses", "/v1/conversations", "/v1/chat/completions"}:
+    if method == "POST" and path in _KEYED:
         text = {"type": "string", "maxLength": 255}
         parameters.append({"name": "Idempotency-Key", "in": "header", "required": False, "schema": text})
     operation: _Schema = {

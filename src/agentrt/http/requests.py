@@ -27,6 +27,7 @@ __all__ = [
     "Message",
     "conversation_keys",
     "find_agent",
+    "first_session",
     "idempotency_key",
     "new_begin",
     "parse_message",
@@ -62,6 +63,11 @@ def response_keys(tenant: str, identifier: str) -> tuple[SessionKeys, str] | Non
     return SessionKeys(tenant, both[:22]), both[22:]
 
 
+def first_session(tenant: str, run: str) -> SessionKeys:
+    """The session that a run begins, if it continues none: its items can be found by its id."""
+    return SessionKeys(tenant, derive_id(tenant, run, "session"))
+
+
 def parse_message(
     http: HttpRequest,
     body: dict[str, Any],
@@ -74,7 +80,7 @@ def parse_message(
     agent = find_agent(body.get("model"), agents)
     options = check_options(body)
     user = check_user(body)
-    inputs = check_items(body.get("input"), bounds)
+    inputs = check_items(body.get("input"), bounds, references=True)
     conversation = _conversation_id(body.get("conversation"))
     previous = body.get("previous_response_id")
     if previous is None:
@@ -144,6 +150,7 @@ def new_begin(
     tenant = principal.tenant
     who = f"{principal.credential}/{request.user}"
     key = idempotency_key(http)
+    run = derive_id(tenant, who, "", key) if key else new_id()
     parent = ""
     if request.conversation:
         session = conversation_keys(tenant, request.conversation)
@@ -157,11 +164,11 @@ def new_begin(
             raise ApiError(404, "previous_response_not_found", message, param="previous_response_id")
         session, parent = named
     else:
-        session = SessionKeys(tenant, derive_id(tenant, who, "session", key) if key else new_id())
+        session = first_session(tenant, run)
     begun = not request.conversation and not request.previous
     return Begin(
         session=session,
-        run=derive_id(tenant, who, "" if begun else session.id, key) if key else new_id(),
+        run=run if begun or not key else derive_id(tenant, who, session.id, key),
         token=new_id(),
         fingerprint=_fingerprint(who, body) if key or not begun else "",
         agent=agent.name,

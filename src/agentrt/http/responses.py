@@ -12,6 +12,8 @@ from starlette.types import ASGIApp
 from agentrt.http.answers import final, live
 from agentrt.http.body import is_number
 from agentrt.http.errors import ApiError, invalid, json_response, not_found
+from agentrt.http.limits import quota_headers
+from agentrt.http.references import resolve
 from agentrt.http.requests import Message, parse_message, response_keys
 from agentrt.http.sse import EventStream
 from agentrt.http.surface import Surface, page_of, spliced_list, surface
@@ -22,7 +24,7 @@ from agentrt.store.begin import Begin
 from agentrt.store.conversations import StoredRun
 from agentrt.store.keys import SessionKeys, derive_id
 
-__all__ = ["cancel", "create", "delete", "input_items", "retrieve"]
+__all__ = ["cancel", "create", "delete", "input_items", "no_previous", "retrieve"]
 
 _CANCEL_S = 3.0
 """How long a cancel waits to see the run end before it answers with the run as it stands."""
@@ -33,30 +35,33 @@ async def create(request: HttpRequest) -> ASGIApp:
     to = surface(request)
     principal, body = await to.json(request)
     message = parse_message(request, body, principal, to.agents, to.bounds, to.services.tracing)
+    await resolve(to, message)
     try:
         place = await to.admission.enter(message.begin)
     except NotTheTail:
         place = await to.admission.enter(await _fork(to, message))
     except NoSuchSession:
         asked = message.request
-        raise (_no_previous(asked.previous) if asked.previous else _no_conversation(asked.conversation)) from None
+        raise (no_previous(asked.previous) if asked.previous else _no_conversation(asked.conversation)) from None
     if place.owned is not None and place.owned.record is None:
         place.request, place.inputs = message.request, message.inputs
+    headers = quota_headers(place.left)
     if message.stream:
-        return EventStream(live(to, place), to.runs.gone)
+        return EventStream(live(to, place), to.runs.gone, headers=headers)
     if message.request.options.get("background"):
         if place.owned is not None:
             to.admission.run_in_background(place)
         stored = await to.services.conversations.run(place.session, place.run)
         if stored is not None:
-            return json_response(_body(place.session, place.run, stored))
+            return json_response(_body(place.session, place.run, stored), headers=headers)
     result = await final(to, place)
     if result is None:
         raise not_found("Response", response.response_id(place.session.id, place.run))
-    return json_response(result)
+    return json_response(result, headers=headers)
 
 
-def _no_previous(identifier: str) -> ApiError:
+def no_previous(identifier: str) -> ApiError:
+    """The 404 for a response that cannot be continued: not there, or not yours."""
     text = f"Previous response with id '{identifier[:64]}' not found."
     return ApiError(404, "previous_response_not_found", text, param="previous_response_id")
 
@@ -71,7 +76,7 @@ async def _fork(to: Surface, message: Message) -> Begin:
     begin, services = message.begin, to.services
     status, first, count = await services.sessions.items_of(begin.session, begin.parent)
     if status is None:
-        raise _no_previous(message.request.previous)
+        raise no_previous(message.request.previous)
     if status.decode() not in TERMINAL:
         raise Locked(begin.parent)
     forked = SessionKeys(begin.session.tenant, derive_id(begin.session.tenant, begin.run, "fork"))
@@ -85,7 +90,7 @@ async def _stored(to: Surface, request: HttpRequest) -> tuple[SessionKeys, str, 
     named = response_keys(to.keys.check(request).tenant, identifier)
     stored = await to.services.conversations.run(*named) if named else None
     asked = Request.decode(stored.request) if stored is not None else None
-    if named is None or stored is None or asked is None or asked.chat or asked.options.get("store") is False:
+    if named is None or stored is None or asked is None or asked.alone or asked.options.get("store") is False:
         raise not_found("Response", identifier)
     return named[0], named[1], stored
 

@@ -105,6 +105,7 @@ _ITEM_TYPES: dict[str, _Schema] = {
     "mcp_call": {"name": _TEXT, "arguments": _TEXT, "server_label": _TEXT},
     "mcp_approval_request": {"name": _TEXT, "arguments": _TEXT, "server_label": _TEXT},
     "mcp_approval_response": {"approval_request_id": _TEXT, "approve": _FLAG},
+    "compaction": {"encrypted_content": _TEXT},
 }
 _ITEM = {
     "oneOf": [
@@ -112,6 +113,7 @@ _ITEM = {
         for kind, fields in _ITEM_TYPES.items()
     ]
 }
+_REFERENCE = _table({"id": _TEXT}, {"type": _or_null(_const("item_reference"))})
 _INPUT_ITEM = {
     "anyOf": [
         _table({"role": _const("user", "assistant", "system", "developer"), "content": {"type": ["string", "array"]}}),
@@ -137,7 +139,7 @@ _SHARED_OPTIONS: _Schema = {
 _LIMIT = _or_null({"type": "integer", "minimum": 1})
 
 _RESPONSE_REQUEST = _table(
-    {"model": _TEXT, "input": {"anyOf": [_TEXT, _list(_INPUT_ITEM, minItems=1)]}},
+    {"model": _TEXT, "input": {"anyOf": [_TEXT, _list({"anyOf": [_INPUT_ITEM, _REFERENCE]}, minItems=1)]}},
     {
         **_SHARED_OPTIONS,
         "instructions": _or_null(_TEXT),
@@ -153,6 +155,27 @@ _RESPONSE_REQUEST = _table(
         "reasoning": _or_null(_OBJECT),
         "include": _or_null(_list(_TEXT, maxItems=32)),
     },
+)
+
+_COMPACT_REQUEST = _table(
+    {"model": _TEXT},
+    {
+        "input": {"anyOf": [_TEXT, _list(_INPUT_ITEM, minItems=1), {"type": "null"}]},
+        "previous_response_id": _or_null(_TEXT),
+        "instructions": _or_null(_TEXT),
+        "prompt_cache_key": _or_null(_TEXT),
+        "service_tier": _or_null(_TEXT),
+    },
+)
+_COMPACTION = _table(
+    {
+        "id": {"type": "string", "pattern": "^resp_[0-9A-Za-z]{44}$"},
+        "object": _const("response.compaction"),
+        "created_at": _COUNT,
+        "output": _list(_ref("Item"), minItems=1),
+        "usage": _or_null(_USAGE),
+    },
+    closed=True,
 )
 
 _CHAT_USAGE = _table({"prompt_tokens": _COUNT, "completion_tokens": _COUNT, "total_tokens": _COUNT})
@@ -254,6 +277,8 @@ SCHEMAS: dict[str, _Schema] = {
     "Problem": _table({"type": _TEXT, "title": _TEXT, "status": _COUNT, "detail": _TEXT}),
     "Response": _RESPONSE,
     "ResponseRequest": _RESPONSE_REQUEST,
+    "CompactRequest": _COMPACT_REQUEST,
+    "Compaction": _COMPACTION,
     "ResponseEvent": _table({"type": _TEXT, "sequence_number": _COUNT}, {"response": _ref("Response")}),
     "Item": _ITEM,
     "ItemList": _table(

@@ -6,7 +6,7 @@ No `id:` and no `retry:` lines: the openai client fails at the next comment afte
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 
 from starlette.types import Receive, Scope, Send
@@ -43,9 +43,11 @@ class EventStream:
         batches: AsyncGenerator[list[Frame], None],
         gone: asyncio.Event,
         render: Callable[[Frame], bytes] = named,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self._batches = batches
         self._render = render
+        self._headers = _HEADERS + [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
         self._gone = gone
         """Set when the pod leaves: a stream that ends behind that without its end goes on elsewhere."""
 
@@ -68,7 +70,7 @@ class EventStream:
             nonlocal started
             if not started:
                 started = True
-                await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+                await send({"type": "http.response.start", "status": 200, "headers": self._headers})
 
         async with aclosing(self._batches) as batches:
             following: asyncio.Task[list[Frame]] | None = None

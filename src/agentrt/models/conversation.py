@@ -22,6 +22,8 @@ __all__ = ["INTERRUPTED", "Call", "Entry", "Said", "Step", "conversation", "part
 INTERRUPTED = "The call was interrupted. Its outcome is unknown: it may or may not have taken effect."
 """The output of a call that has none."""
 
+_BEFORE = "Summary of this conversation so far:\n\n"
+
 _RUN_CHARS = 22
 _CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """What both providers accept: OpenAI limits the length, Anthropic the alphabet."""
@@ -47,7 +49,7 @@ class Step:
     reasoning: list[dict[str, Any]] = field(default_factory=list)
     """The provider's own data of each reasoning item; `summary` is the item's public one."""
     messages: list[dict[str, Any]] = field(default_factory=list)
-    """Content parts."""
+    """Content parts; with the `phase` of their message, where it had one."""
     calls: list[Call] = field(default_factory=list)
 
 
@@ -111,6 +113,8 @@ class _Grouping:
             self._unanswered[public_id] = self._call(item)
         elif kind == "function_call_output":
             self._output(item)
+        elif kind == "compaction":
+            self._compaction(item)
 
     def _message(self, item: Item) -> None:
         content = parts(item.data.get("content"))
@@ -118,9 +122,17 @@ class _Grouping:
         if not content or not isinstance(role, str):
             return
         if role == "assistant":
-            self._step(item).messages.extend(content)
+            phase = item.data.get("phase")
+            self._step(item).messages.extend([{**part, "phase": phase} for part in content] if phase else content)
         elif role in {"user", "system", "developer"}:
             self.entries.append(Said(role, content))
+            self._open.clear()
+
+    def _compaction(self, item: Item) -> None:
+        """What came before, as a message: it is data, and must not speak as the operator."""
+        data = item.private.get("data")
+        if isinstance(data, dict) and isinstance(data.get("summary"), str):
+            self.entries.append(Said("user", [{"type": "input_text", "text": _BEFORE + data["summary"]}]))
             self._open.clear()
 
     def _reasoning(self, item: Item) -> None:
@@ -194,10 +206,9 @@ def _outcome(data: dict[str, Any]) -> tuple[str, bool]:
             return error, True
         told = error.get("message") if isinstance(error, dict) else None
         return (told if isinstance(told, str) and told else orjson.dumps(error).decode()), True
-    output = data.get("output")
+    output, status = data.get("output"), data.get("status")
     if isinstance(output, str):
-        return output, False
-    status = data.get("status")
+        return output, status == "failed"
     if status == "completed":
         return "", False
     return ("The call failed." if status == "failed" else INTERRUPTED), True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from agentrt.errors import ModelError
@@ -80,7 +81,11 @@ def input_items(items: Iterable[Item]) -> list[dict[str, Any]]:
 
 
 def _step(step: Step) -> Iterable[dict[str, Any]]:
-    said = _message("assistant", step.messages)
+    said = [
+        {**message, "phase": phase} if phase else message
+        for phase, parts in groupby(step.messages, lambda part: part.get("phase"))
+        for message in _message("assistant", parts)
+    ]
     if said or step.calls:
         yield from (_reasoning(data) for data in step.reasoning if data.get("encrypted_content"))
     yield from said

@@ -131,8 +131,8 @@ def _tool_call(said: str) -> ToolCall | None:
 
 
 def _report(call: dict[str, Any]) -> str:
-    if call.get("error"):
-        return f"{call['name']} did not succeed: {call['error']}"
+    if call.get("status") == "failed":
+        return f"{call['name']} did not succeed: {call['output']}"
     return f"Done, {call['name']} says: {call['output']}"
 
 

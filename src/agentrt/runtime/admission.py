@@ -125,7 +125,9 @@ class Admission:
             if ticket is not None:
                 ticket.drop()
             raise
-        if ticket is not None and not (place.seated and place.run == want.run):
+        if ticket is not None and place.seated and place.run == want.run:
+            place.left = ticket.left
+        elif ticket is not None:
             ticket.drop()
         return place
 
@@ -245,6 +247,8 @@ class Admission:
                 raise InDoubt(want.session, outcome.run, outcome.key)
             case Conflict():
                 raise OtherBody("this Idempotency-Key was used with another request body")
+            case Missing() if want.create:  # the key's session is one of a single run, of another kind of request
+                raise OtherBody("this Idempotency-Key was used with another request")
             case Missing():
                 raise NoSuchSession("no such conversation")
             case Fork():

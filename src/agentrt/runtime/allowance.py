@@ -6,9 +6,10 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 
 from agentrt.errors import AgentrtError, StoreError, StoreUnavailable
-from agentrt.store.access import Access, KeyRecord, Quota, Quotas
+from agentrt.store.access import Access, KeyRecord, Left, Quota, Quotas
 from agentrt.store.begin import Begin
 from agentrt.store.connection import Sent
 from agentrt.tasks import end
@@ -35,17 +36,20 @@ class QuotaExceeded(AgentrtError):
 class Ticket:
     """A run on its way in: counted already, should it be allowed."""
 
-    def __init__(self, allowance: Allowance, tenant: str, member: str, sent: Sent) -> None:
+    def __init__(self, allowance: Allowance, tenant: str, member: str, quota: Quota, sent: Sent) -> None:
         self._allowance = allowance
         self._tenant = tenant
         self._member = member
+        self._quota = quota
         self._sent = sent
         self._counted = False
+        self.left: Sequence[Left] = ()
+        """What is left of the quota, once the run is allowed."""
 
     async def refusal(self) -> QuotaExceeded | None:
         """Why the run may not begin; it left with `begin`, so its answer is there by now."""
-        verdict = await self._allowance.quotas.verdict(self._sent)
-        self._counted = verdict.outcome == "ok"
+        verdict = await self._allowance.quotas.verdict(self._sent, self._quota)
+        self._counted, self.left = verdict.outcome == "ok", verdict.left
         if verdict.outcome in {"ok", "known"}:
             return None
         error = QuotaExceeded(verdict.outcome, verdict.limit, verdict.retry_ms / 1000)
@@ -111,7 +115,7 @@ class Allowance:
         if error is not None and want.fresh and (left_s := until - time.monotonic()) > 0:
             raise QuotaExceeded(error.kind, error.limit, left_s)
         member = _member(want.session.id, want.run)
-        return Ticket(self, tenant, member, self.quotas.entering(tenant, member, quota))
+        return Ticket(self, tenant, member, quota, self.quotas.entering(tenant, member, quota))
 
     def remember(self, tenant: str, error: QuotaExceeded) -> None:
         """A tenant was refused: until then nothing new of it need be asked for. A place in flight may be free soon."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentrt.agent import Agent
+from agentrt.memory import summary
 from agentrt.memory.block import Block
 from agentrt.memory.tokens import item_tokens
 from agentrt.memory.window import newest
@@ -65,6 +66,8 @@ def build(  # noqa: PLR0913 - the parts of a prompt
     budget, as tokens are counted here; None: the agent's.
     """
     options = request.options
+    if request.compact:
+        new = [*new, summary.hand_over()]
     instructions = "\n\n".join(text for text in (agent.instructions, options.get("instructions") or "") if text)
     spent = sum(len(item.raw) if len(item.raw) < 4000 else 4 * item_tokens(item.raw) for item in new) // 4
     past = remembered.item if remembered is not None else None

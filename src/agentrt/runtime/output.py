@@ -184,10 +184,15 @@ class Output:
             self._log.add(*event)
 
     def server_call_done(self, index: int, output: str | None, error: str | None) -> None:
-        """A server-run call has its outcome; told once, whatever earlier attempts of the run had shown."""
+        """A server-run call has its outcome; told once, whatever earlier attempts of the run had shown.
+
+        The text of a failure stands in `output`, under the status `failed`: what `error` may be, a string or an
+        object, depends on the client, and null is valid for all.
+        """
         slot = self._slots[index]
-        status = "completed" if error is None else "failed"
-        slot.data.update(output=output, error=error, status=status)
+        slot.data.update(
+            output=error if error is not None else output, status="completed" if error is None else "failed"
+        )
         if index in self._shown:
             slot.open = False
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from agentrt.runtime.heartbeat import Heartbeat
 from agentrt.runtime.log import Listener
 from agentrt.runtime.services import Services
 from agentrt.runtime.turn import Turn, TurnEnd
+from agentrt.store.access import Left
 from agentrt.store.begin import Begin
 from agentrt.store.keys import SessionKeys
 from agentrt.store.ownership import Owned
@@ -58,6 +59,8 @@ class Place:
     """What the client sent, where this pod has it at hand; else the run's record has it."""
     seated: bool = False
     """The message became this run by now: here, or in the queue."""
+    left: Sequence[Left] = field(default=(), compare=False)
+    """What is left of the tenant's quota, of a message that was counted."""
     message: Begin | None = field(default=None, compare=False)
     """The message, for a run that it follows: it goes on with the run itself should whoever waits with it give up."""
 

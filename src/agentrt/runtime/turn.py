@@ -317,7 +317,8 @@ class Turn:
             self._request,
             self._owned.window,
             [*said, *done],
-            specs=(*own, *clients) if self._journal.calls_left > 0 else clients,
+            # A provider refuses a history with calls and no tools; and the prompt is the one in its cache.
+            specs=(*own, *clients) if self._journal.calls_left > 0 or self._request.compact else clients,
             cache_key=self._owned.session.id,
             output_tokens=left,
             context_tokens=budget,

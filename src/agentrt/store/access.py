@@ -11,8 +11,10 @@ import orjson
 from agentrt.store.connection import Redis, Sent, Unit
 from agentrt.store.keys import AccessKeys, QuotaKeys
 
-__all__ = ["SCOPES", "Access", "Granted", "KeyRecord", "Quota", "Quotas", "Verdict"]
+__all__ = ["SCOPES", "Access", "Granted", "KeyRecord", "Left", "Quota", "Quotas", "Verdict"]
 
+_AGAIN_MS = 1000
+"""Runs in flight end when they end: when it is worth to look again."""
 SCOPES = ("run", "read", "operate")
 """What a key may be for: change things and run agents; look; the native routes, for every tenant."""
 
@@ -93,12 +95,25 @@ def _pairs(raw: list[bytes]) -> list[tuple[str, dict[str, Any]]]:
 
 
 @dataclass(frozen=True, slots=True)
+class Left:
+    """What is left of one limit. `kind`: `runs` (in flight), `turns` (of this minute), `tokens` (of this day)."""
+
+    kind: str
+    limit: int
+    left: int
+    reset_ms: int
+    """When there is more: at the end of its window, or, for runs in flight, when it is worth to ask again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """Whether a run may begin. `outcome`: `ok`, `known` (it counts already), or the limit that excludes it."""
 
     outcome: str
-    limit: int
-    retry_ms: int
+    limit: int = 0
+    retry_ms: int = 0
+    left: tuple[Left, ...] = ()
+    """Of each limit, with this run counted."""
 
 
 class Quotas:
@@ -124,10 +139,19 @@ class Quotas:
         return self._redis.send(unit)
 
     @staticmethod
-    async def verdict(sent: Sent) -> Verdict:
+    async def verdict(sent: Sent, quota: Quota) -> Verdict:
         """What became of `entering`."""
-        outcome, limit, retry_ms = (await sent)[0]
-        return Verdict(outcome.decode(), int(limit), int(retry_ms))
+        outcome, *numbers = (await sent)[0]
+        if outcome not in {b"ok", b"known"}:
+            return Verdict(outcome.decode(), int(numbers[0]), int(numbers[1]))
+        runs, turns, tokens, minute_ms, day_ms = map(int, numbers)
+        all_ = (
+            ("runs", quota.runs, runs, _AGAIN_MS),
+            ("turns", quota.turns_per_minute, turns, minute_ms),
+            ("tokens", quota.tokens_per_day, tokens, day_ms),
+        )
+        left = (Left(kind, limit, max(0, limit - used), reset) for kind, limit, used, reset in all_ if limit)
+        return Verdict(outcome.decode(), left=tuple(left))
 
     async def hold(self, tenant: str, members: Sequence[str]) -> None:
         """Let runs that are worked on go on counting, for ten minutes from now."""

@@ -38,6 +38,8 @@ class RedisOptions:
     wait_replicas: int = 0
     """How many replicas must acknowledge what is marked so; 0: none are waited for."""
     wait_timeout_ms: int = 500
+    credentials: tuple[str, str] | None = None
+    """User and password instead of the URL's."""
 
 
 class Server(NamedTuple):
@@ -129,5 +131,7 @@ def new_connection(options: RedisOptions, server: Server | None = None) -> Abstr
     kwargs = {**address.kwargs, **connect_kwargs(options)}
     if server is not None:
         kwargs.update(host=server.host, port=server.port)
+    if options.credentials is not None:
+        kwargs.update(username=options.credentials[0], password=options.credentials[1])
     connection: AbstractConnection = ConnectionPool(**kwargs).make_connection()  # type: ignore[no-untyped-call]
     return connection

@@ -11,13 +11,16 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from agentrt.errors import NotAcknowledged, OutcomeUnknown, ScriptError, StoreUnavailable
 from agentrt.store.address import RedisOptions, check_url, new_connection
+from agentrt.store.keys import Slot
 from agentrt.store.multiplexer import MultiplexerLimits, RedisReplyError, Stats
-from agentrt.store.nodes import REDIRECTS, Line, open_nodes
+from agentrt.store.nodes import REDIRECTS, Line, Nodes, open_nodes
 from agentrt.store.scripts import Operand, Script, load_all, pack
+from agentrt.store.tenants import TenantNodes, TenantUsers
 
 __all__ = ["DOWN", "Redis", "RedisOptions", "Sent", "Unit", "check_url", "new_connection"]
 
@@ -114,15 +117,30 @@ class Sent:
 
 
 class Redis:
-    """The state Redis of this deployment."""
+    """The state Redis of this deployment; `users`: a tenant's units go under its own Redis user."""
 
-    def __init__(self, options: RedisOptions) -> None:
+    def __init__(self, options: RedisOptions, users: TenantUsers | None = None) -> None:
         self.options = options
         self.scripts = load_all()
         self.stats = Stats()
         self._nodes = open_nodes(options, self._loads(), self.stats, self._reconnected)
         self.on_reconnect: Callable[[], None] = lambda: None
         """Called when a server was connected to anew: it may be another one than before."""
+        self._tenants: TenantNodes | None = None
+        if users is not None and users.template:
+            self._tenants = TenantNodes(self._opening(users), users.connections_max, options.connect_timeout_s)
+
+    def _opening(self, users: TenantUsers) -> Callable[[str], Nodes]:
+        def opened(tenant: str) -> Nodes:
+            own = replace(self.options, credentials=users.credentials(tenant))
+            return open_nodes(own, (b"", 0), self.stats, self._reconnected)  # the scripts are loaded by the runtime
+
+        return opened
+
+    def _nodes_of(self, unit: Unit) -> Nodes:
+        if self._tenants is None or not isinstance(unit.slot, Slot):
+            return self._nodes
+        return self._tenants.of(unit.slot.tenant)
 
     async def start(self) -> None:
         """Begin to connect and wait a moment; a Redis that is not there yet is no reason not to start."""
@@ -130,6 +148,8 @@ class Redis:
 
     async def aclose(self) -> None:
         """Close all connections."""
+        if self._tenants is not None:
+            await self._tenants.aclose()
         await self._nodes.aclose()
 
     @property
@@ -140,7 +160,7 @@ class Redis:
     @property
     def waiting(self) -> int:
         """Units without a reply so far."""
-        return self._nodes.waiting
+        return self._nodes.waiting + sum(nodes.waiting for nodes in self._tenants or ())
 
     @property
     def clustered(self) -> bool:
@@ -170,7 +190,7 @@ class Redis:
         return await self.finish(unit, sent)
 
     def _submit(self, unit: Unit) -> asyncio.Future[list[Any]]:
-        return self._nodes.line(unit.slot, self._waits(unit)).submit(unit.data, unit.count)
+        return self._nodes_of(unit).line(unit.slot, self._waits(unit)).submit(unit.data, unit.count)
 
     def _waits(self, unit: Unit) -> bool:
         return unit.acknowledged and self.options.wait_replicas > 0
@@ -237,8 +257,9 @@ class Redis:
                 await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
                 delay_s = min(delay_s * 2, 0.25)
             try:
-                node = asked or self._nodes.line(unit.slot, self._waits(unit))
-                await node.wait_connected(max(min(left, self._nodes.patience_s), 0.001))
+                nodes = self._nodes_of(unit)
+                node = asked or nodes.line(unit.slot, self._waits(unit))
+                await node.wait_connected(max(min(left, nodes.patience_s), 0.001))
                 replies = await node.submit(way.data, way.count)
             except StoreUnavailable as error:
                 problem = error
@@ -255,17 +276,17 @@ class Redis:
         if not isinstance(problem, RedisReplyError):
             if problem.reason == "overloaded":
                 raise problem
-            self._nodes.doubt()
+            self._nodes_of(unit).doubt()
             return _Sending(unit), None
         if problem.code == "NOSCRIPT":
             return _Sending(unit, *self._loads()), None
         if problem.code in REDIRECTS:
-            asked = self._nodes.redirect(unit.slot, problem, self._waits(unit))
+            asked = self._nodes_of(unit).redirect(unit.slot, problem, self._waits(unit))
             return _Sending(unit, asking=asked is not None), asked
         if problem.code not in _PASSING:
             raise _classified(problem)
         if problem.code == "CLUSTERDOWN":
-            self._nodes.doubt()
+            self._nodes_of(unit).doubt()
         return _Sending(unit), None
 
     @staticmethod

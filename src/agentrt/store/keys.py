@@ -156,6 +156,7 @@ __all__ = [
     "QuotaKeys",
     "RunKeys",
     "SessionKeys",
+    "Slot",
     "UserKeys",
     "derive_id",
     "is_id",
@@ -167,6 +168,7 @@ __all__ = [
     "pods_key",
     "probe_key",
     "schema_key",
+    "slot_of",
     "users_channel",
 ]
 
@@ -214,6 +216,24 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
+class Slot(bytes):
+    """What the braces of a key hold, and whose it is: a tenant's commands may have to go under its own Redis user."""
+
+    tenant: str
+
+    def __new__(cls, raw: bytes, tenant: str) -> Slot:
+        made = super().__new__(cls, raw)
+        made.tenant = tenant
+        return made
+
+
+def slot_of(key: bytes) -> bytes:
+    """The slot of a key as it was found."""
+    tag = key.partition(b"{")[2].partition(b"}")[0]
+    tenant, slash, _ = tag.partition(b"/")
+    return Slot(tag, tenant.decode(errors="replace")) if slash else tag
+
+
 class RunKeys:
     """The keys of one run, in its session's slot."""
 
@@ -234,7 +254,7 @@ class SessionKeys:
             raise ValueError(f"not a tenant and session: {tenant!r}, {session!r}")
         self.tenant = tenant
         self.id = session
-        self.tag = f"{tenant}/{session}".encode()
+        self.tag = Slot(f"{tenant}/{session}".encode(), tenant)
         self.hash = b"agentrt:{%b}" % self.tag
 
     @cached_property
@@ -260,7 +280,7 @@ class LockKeys:
             raise ValueError(f"not a tenant: {tenant!r}")
         self.name = name
         digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
-        self.tag = f"{tenant}/lock:{digest}".encode()
+        self.tag = Slot(f"{tenant}/lock:{digest}".encode(), tenant)
         self.hash = b"agentrt:{%b}" % self.tag
 
 
@@ -274,7 +294,7 @@ class UserKeys:
             raise ValueError(f"not a tenant and user: {tenant!r}, {user!r}")
         self.tenant = tenant
         self.user = user
-        self.tag = f"{tenant}/u:{user}".encode()
+        self.tag = Slot(f"{tenant}/u:{user}".encode(), tenant)
         self.hash = b"agentrt:{%b}" % self.tag
         self.facts = self.hash + b":facts"
         self.memories = self.hash + b":memories"
@@ -334,7 +354,7 @@ class QuotaKeys:
     def __init__(self, tenant: str) -> None:
         if not is_name(tenant):
             raise ValueError(f"not a tenant: {tenant!r}")
-        self.slot = f"{tenant}/quota".encode()
+        self.slot = Slot(f"{tenant}/quota".encode(), tenant)
         self.used = b"agentrt:{%b}:used" % self.slot
         self.runs = b"agentrt:{%b}:runs" % self.slot
 

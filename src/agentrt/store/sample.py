@@ -8,7 +8,7 @@ from typing import Any
 
 from agentrt.records import SCHEMA_VERSION
 from agentrt.store.connection import Redis, Unit
-from agentrt.store.keys import QueueKeys
+from agentrt.store.keys import QueueKeys, slot_of
 
 __all__ = ["BIG_BYTES", "Sample", "take_sample"]
 
@@ -62,7 +62,7 @@ async def take_sample(redis: Redis, keys_max: int) -> Sample:
 async def _look(redis: Redis, sample: Sample, name: bytes) -> None:
     tag, _, rest = name.partition(b"{")[2].partition(b"}")
     is_header = b"/" in tag and not rest and b"/lock:" not in tag
-    unit = Unit(tag).command("TTL", name).command("MEMORY", "USAGE", name)
+    unit = Unit(slot_of(name)).command("TTL", name).command("MEMORY", "USAGE", name)
     if is_header:
         unit.command("HGET", name, "v")
     replies: list[Any] = await redis.execute(unit)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentrt.store.connection import Redis, Unit
+from agentrt.store.keys import slot_of
 
 __all__ = ["Scan"]
 
@@ -25,7 +26,7 @@ class Scan:
         found = re.compile(b"|".join(re.escape(needle) for needle in needles if needle) or b"(?!)")
         cursor, keys, hits = b"0", 0, []
         while True:
-            cursor, page = (await self._do("SCAN", cursor, "COUNT", _COUNT))[0]
+            cursor, page = (await self._redis.execute(Unit(b"scan").command("SCAN", cursor, "COUNT", _COUNT)))[0]
             for key in page:
                 keys += 1
                 if key != beside and (found.search(key) or await self._holds(key, found)):
@@ -33,22 +34,22 @@ class Scan:
             if cursor == b"0":
                 return keys, hits
 
-    async def _do(self, *command: str | bytes | int) -> list[Any]:
-        return await self._redis.execute(Unit(b"scan").command(*command))
+    async def _ask(self, command: str, key: bytes, *rest: str | bytes | int) -> Any:
+        return (await self._redis.execute(Unit(slot_of(key)).command(command, key, *rest)))[0]
 
     async def _holds(self, key: bytes, found: re.Pattern[bytes]) -> bool:
-        kind = (await self._do("TYPE", key))[0]
+        kind = await self._ask("TYPE", key)
         match kind:
             case "string" | b"string":
-                return _any(found, [(await self._do("GET", key))[0]])
+                return _any(found, [await self._ask("GET", key)])
             case "list" | b"list":
-                length = (await self._do("LLEN", key))[0]
+                length = await self._ask("LLEN", key)
                 for start in range(0, length, _PAGE):
-                    if _any(found, (await self._do("LRANGE", key, start, start + _PAGE - 1))[0]):
+                    if _any(found, await self._ask("LRANGE", key, start, start + _PAGE - 1)):
                         return True
                 return False
             case "stream" | b"stream":
-                return _any(found, (await self._do("XRANGE", key, "-", "+"))[0])
+                return _any(found, await self._ask("XRANGE", key, "-", "+"))
             case "hash" | b"hash" | "set" | b"set" | "zset" | b"zset":
                 name = kind.decode() if isinstance(kind, bytes) else kind
                 return await self._pages({"hash": "HSCAN", "set": "SSCAN", "zset": "ZSCAN"}[name], key, found)
@@ -57,7 +58,7 @@ class Scan:
     async def _pages(self, command: str, key: bytes, found: re.Pattern[bytes]) -> bool:
         cursor = b"0"
         while True:
-            cursor, page = (await self._do(command, key, cursor, "COUNT", _PAGE))[0]
+            cursor, page = await self._ask(command, key, cursor, "COUNT", _PAGE)
             if _any(found, page):
                 return True
             if cursor == b"0":

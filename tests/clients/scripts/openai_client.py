@@ -6,7 +6,7 @@ import asyncio
 import json
 
 from openai import AsyncOpenAI
-from session import SLOW, URL, kill_a_pod, step, under_a_kill
+from session import SLOW, URL, both_serve, kill_a_pod, step, under_a_kill
 
 TOOL = {"type": "function", "name": "weather", "strict": False, "parameters": {"type": "object", "properties": {}}}
 CHAT_TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
@@ -87,12 +87,13 @@ async def killed(client: AsyncOpenAI) -> None:
 
 async def resumed(client: AsyncOpenAI) -> None:
     with step("a pod is killed, streams are resumed"):
-        streams = []
+        both_serve()
+        streams, cut = [], 0
         for _ in range(8):
-            stream = await client.responses.create(model="slow", input=SLOW, stream=True)
+            stream = await client.responses.create(model="slow", input=SLOW * 3, stream=True)
             first = await anext(stream)
             streams.append((stream, first.response.id, [first]))
-        kill_a_pod()
+        kill_a_pod(streams[-1][0].response.headers["x-agentrt-pod"])
         for stream, identifier, seen in streams:
             try:
                 async for event in stream:
@@ -100,6 +101,7 @@ async def resumed(client: AsyncOpenAI) -> None:
             except Exception as error:  # noqa: BLE001 - its connection went with the pod
                 print(f"cut: {type(error).__name__}", flush=True)
             while seen[-1].type != "response.completed":
+                cut += 1
                 again = await client.responses.retrieve(
                     identifier, stream=True, starting_after=seen[-1].sequence_number
                 )
@@ -107,7 +109,8 @@ async def resumed(client: AsyncOpenAI) -> None:
                     seen.append(event)
             numbers = [event.sequence_number for event in seen]
             assert numbers == sorted(set(numbers))
-            assert seen[-1].response.output_text.strip() == f"echo: {SLOW}".strip()
+            assert seen[-1].response.output_text.strip() == f"echo: {SLOW * 3}".strip()
+        assert cut, "no stream was cut"
 
 
 async def main() -> None:

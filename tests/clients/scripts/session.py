@@ -16,10 +16,16 @@ SLOW = "tell me something that takes a while " * 4
 Step = Callable[[], Awaitable[None]]
 
 
-def kill_a_pod() -> None:
-    """Have one of the two pods killed, with SIGKILL, and return when it is dead."""
-    print("kill", flush=True)
+def kill_a_pod(name: str = "") -> None:
+    """Have one of the two pods killed, that of this name or any, with SIGKILL, and return when it is dead."""
+    print(f"kill {name}", flush=True)
     assert sys.stdin.readline().strip() == "killed"
+
+
+def both_serve() -> None:
+    """Return when both pods serve: the one that was killed takes a while to be back."""
+    print("wait", flush=True)
+    assert sys.stdin.readline().strip() == "serving"
 
 
 @contextmanager

@@ -1,0 +1,132 @@
+"""`/v1/responses/compact`: one item stands for a conversation, and the model is asked for nothing but notes."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import orjson
+import pytest
+from openai import AsyncOpenAI
+
+from agentrt.records import seal, unseal
+from tests.harness.pod import Pod
+from tests.harness.redis_server import RedisServer
+from tests.http.conftest import NO_TLS
+from tests.http.wire import unique
+
+HISTORY: Any = [
+    {"role": "user", "content": "We launch on Tuesday."},
+    {"role": "assistant", "content": "Noted.", "phase": "final_answer"},
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("compact") / "demo.db"
+
+
+@pytest.fixture(scope="module")
+def pod(redis_server: RedisServer, world: Path) -> Iterator[Pod]:
+    env = {"AGENTRT_DEMO_DB": str(world)}
+    with Pod(redis_server.url, name="compact", target="tests.harness.client_agents:agents", env=env) as pod:
+        yield pod
+
+
+@pytest.fixture
+async def client(pod: Pod) -> AsyncIterator[AsyncOpenAI]:
+    http = httpx2.AsyncClient(verify=NO_TLS)
+    options: Any = {"max_retries": 0, "_strict_response_validation": True, "http_client": http}
+    async with AsyncOpenAI(base_url=f"{pod.url}/v1", api_key="x", **options) as client:
+        yield client
+
+
+def notes(made: Any) -> str:
+    """What the model wrote, in the one item."""
+    (item,) = made.output
+    assert (made.object, item.type) == ("response.compaction", "compaction")
+    return str(unseal(item.encrypted_content)["data"]["summary"])
+
+
+async def test_the_model_sees_the_conversation_and_is_asked_for_notes(client: AsyncOpenAI) -> None:
+    made = await client.responses.compact(model="mirror", input=HISTORY, instructions="Mind the dates.")
+    seen = orjson.loads(notes(made))
+    texts = [item["content"][0]["text"] for item in seen["items"]]
+    assert texts[:2] == ["We launch on Tuesday.", "Noted."]
+    assert seen["items"][1]["phase"] == "final_answer"
+    assert len(texts) == 3 and "notes" in texts[2]
+    assert seen["tool_choice"] == "none"
+    assert seen["instructions"] == "Be a mirror.\n\nMind the dates."
+    assert made.usage.total_tokens == 110
+
+
+async def test_the_item_goes_into_the_next_request_and_stands_in_the_conversation(client: AsyncOpenAI) -> None:
+    short = await client.responses.compact(model="echo", input=HISTORY)
+    carried: Any = [short.output[0].model_dump(exclude_none=True), {"role": "user", "content": "go on"}]
+    conversation = (await client.conversations.create()).id
+    asked = await client.responses.create(model="mirror", input=carried, conversation=conversation)
+    first = orjson.loads(asked.output_text)["items"][0]
+    assert first["type"] == "compaction"
+    assert first["private"] == {"provider": "agentrt", "data": {"summary": notes(short)}}
+    listed = await client.conversations.items.list(conversation, order="asc")
+    assert listed.data[0].type == "compaction"
+
+
+async def test_what_a_response_ends_is_compacted_and_no_tool_is_called(client: AsyncOpenAI, world: Path) -> None:
+    first = await client.responses.create(model="worker", input="note")
+    with sqlite3.connect(world) as db:
+        before = db.execute("select count(*) from effects").fetchone()
+    with pytest.raises(openai.InternalServerError):  # the worker's script calls tools whether it may or not
+        await client.responses.compact(model="worker", previous_response_id=first.id, input="note note")
+    seen = await client.responses.compact(model="mirror", previous_response_id=first.id, input="and then?")
+    with sqlite3.connect(world) as db:
+        assert db.execute("select count(*) from effects").fetchone() == before
+    kinds = [item["type"] for item in orjson.loads(notes(seen))["items"]]
+    assert kinds == ["message", "mcp_call", "message", "message", "message"]
+    following = await client.responses.create(model="worker", input="read", previous_response_id=first.id)
+    items = await client.conversations.items.list(f"conv_{following.id[5:27]}")
+    assert len(items.data) == 6, "nothing of it was left in the conversation"
+
+
+async def test_the_same_key_is_the_same_compaction_and_not_a_response(client: AsyncOpenAI) -> None:
+    key = {"Idempotency-Key": unique("compact")}
+    one, two = [await client.responses.compact(model="echo", input=HISTORY, extra_headers=key) for _ in range(2)]
+    assert one == two
+    with pytest.raises(openai.UnprocessableEntityError):
+        await client.responses.create(model="echo", input=HISTORY, extra_headers=key)
+    with pytest.raises(openai.NotFoundError):
+        await client.responses.retrieve(one.id)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status", "param"),
+    [
+        ({}, 400, "input"),
+        ({"input": []}, 400, "input"),
+        ({"previous_response_id": 7}, 400, "previous_response_id"),
+        ({"previous_response_id": "resp_" + "0" * 44}, 404, "previous_response_id"),
+        ({"model": "nobody", "input": "x"}, 404, "model"),
+        ({"input": "x", "instructions": 1}, 400, "instructions"),
+        ({"model": "broken", "input": "refuse"}, 429, None),
+    ],
+)
+async def test_what_cannot_be_compacted_is_named(
+    client: AsyncOpenAI, wrong: Any, status: int, param: str | None
+) -> None:
+    with pytest.raises(openai.APIStatusError) as refused:
+        await client.post("/responses/compact", cast_to=object, body={"model": "echo", **wrong})
+    assert (refused.value.status_code, refused.value.param) == (status, param)
+
+
+@pytest.mark.parametrize(
+    "sealed", ["", "gAAAA", seal("openai", {"summary": "x"}), seal("agentrt", {"summary": 1})], ids=str
+)
+async def test_a_compaction_of_somebody_elses_is_refused(client: AsyncOpenAI, sealed: str) -> None:
+    carried: Any = [{"type": "compaction", "encrypted_content": sealed}, {"role": "user", "content": "go on"}]
+    with pytest.raises(openai.BadRequestError) as refused:
+        await client.responses.create(model="echo", input=carried)
+    assert refused.value.param == "input[0].encrypted_content"
