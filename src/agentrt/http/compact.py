@@ -77,7 +77,7 @@ def _compaction(response: dict[str, Any], run: str) -> dict[str, Any]:
     parts = [part for item in response["output"] for part in item.get("content", ())]
     notes = "".join(part.get("text", "") for part in parts).strip()
     if response["status"] != "completed" or not notes:
-        raise ApiError(500, "server_error", "The model gave no whole summary.")
+        raise ApiError(422, "not_compacted", "The model gave no whole summary of this.")
     sealed = seal(COMPACTED, {"summary": notes})
     return {
         "id": response["id"],

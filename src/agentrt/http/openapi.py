@@ -127,7 +127,7 @@ _ERRORS = {
     404: "Not there, or not yours.",
     409: "Busy, or in a state that excludes it.",
     413: "The body is too long.",
-    422: "The Idempotency-Key was used with another body.",
+    422: "The Idempotency-Key was used with another body, or the model gave no summary.",
     429: "Too much at once; see Retry-After.",
     500: "A defect of the server.",
     503: "The server cannot serve now; see Retry-After.",
