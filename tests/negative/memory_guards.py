@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from agentrt.memory import block, facts
@@ -29,7 +30,7 @@ def pins() -> None:
     """Which facts a turn is given, similarity to the question decides, and nothing else."""
 
     def chosen(profile: Sequence[Known], question: str) -> list[Known]:
-        plain = [one._replace(pinned=False) for one in profile]
+        plain = [replace(one, pinned=False) for one in profile]
         return sorted(plain, key=lambda one: cosine(one.words, question), reverse=True)
 
     block._chosen = chosen

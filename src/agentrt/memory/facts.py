@@ -107,7 +107,7 @@ class Fact:
                 self.pii,
                 stored,
                 sorted(self.dropped),
-                self.pinned,
+                *([True] if self.pinned else ()),  # pods of before read facts without
             ]
         )
 
