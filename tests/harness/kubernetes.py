@@ -14,6 +14,11 @@ from tests.harness.tls import Authority
 NAMESPACE = "agents"
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Nothing: a client that does not trust this server leaves during the handshake."""
+
+
 class ApiServer:
     """Listens on a port of its own until the end of the block. Only a merge patch of an annotation is known to it."""
 
@@ -31,7 +36,7 @@ class ApiServer:
         """(pod, annotation, value), in order."""
         self.refused: list[int] = []
         self._came = threading.Condition()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         context = authority.server("IP:127.0.0.1")
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)

@@ -32,6 +32,8 @@ class _Process:
         self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix=f"agentrt-{type(self).__name__.lower()}-"))
         self._process: subprocess.Popen[bytes] | None = None
+        self._client = httpx2.Client(timeout=10)
+        """One for all: to make one costs more than to ask."""
 
     @property
     def url(self) -> str:
@@ -43,7 +45,7 @@ class _Process:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             try:
-                if httpx2.get(f"{self.url}{self.ready}", timeout=2).status_code == 200:
+                if self._client.get(f"{self.url}{self.ready}").status_code == 200:
                     return
             except httpx2.HTTPError:
                 if self._process.poll() is not None:
@@ -55,6 +57,7 @@ class _Process:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+        self._client.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -77,7 +80,7 @@ class Alertmanager(_Process):
 
     def firing(self) -> list[dict[str, str]]:
         """The labels of every alert that it was told of and that has not ended."""
-        answer = httpx2.get(f"{self.url}/api/v2/alerts", params={"active": "true"}, timeout=10)
+        answer = self._client.get(f"{self.url}/api/v2/alerts", params={"active": "true"})
         return [alert["labels"] for alert in answer.raise_for_status().json()]
 
 
@@ -131,7 +134,7 @@ class Prometheus(_Process):
 
     def get(self, path: str, **query: str) -> Any:
         """The `data` of an answer of its API."""
-        answer = httpx2.get(f"{self.url}/api/v1/{path}", params=query, timeout=10)
+        answer = self._client.get(f"{self.url}/api/v1/{path}", params=query)
         return answer.raise_for_status().json()["data"]
 
     def ask(self, expression: str) -> list[dict[str, Any]]:

@@ -96,7 +96,7 @@ def build(buildah: Builder, folder: Path) -> None:
     begun = time.monotonic()
     # The format of Docker: OCI's has no HEALTHCHECK.
     given = (*pip_settings(folder), "--build-arg", f"BASE_IMAGE={BASE}")
-    buildah("build", "--format", "docker", "--layers", *given, "--tag", IMAGE, ROOT)
+    buildah("build", "--format", "docker", *given, "--tag", IMAGE, ROOT)
     told("image", f"{time.monotonic() - begun:.0f} s")
 
 

@@ -24,7 +24,7 @@ def test_every_alert_has_a_cause_or_a_reason() -> None:
 
 @pytest.mark.needs("prometheus")
 @pytest.mark.needs("prometheus-alertmanager")
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(600)
 def test_alerts_fire_on_their_causes_and_not_before_and_end_with_them() -> None:
     with Watch(by=60.0) as watch:
         for result in play_all([CAUSES[name] for name in FEW], watch, at_once=3):

@@ -13,7 +13,7 @@ pytest.importorskip("helm_python", reason="helm-python-sdk has no wheel for this
 
 @pytest.mark.needs("haproxy")
 @pytest.mark.needs("prometheus")
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(600)
 def test_replicas_follow_a_spike_and_come_back_and_no_turn_fails_and_no_stream_is_cut() -> None:
     report = run("hpa", speed=30.0, hold_s=1.0)
     assert not report.heard.failed, report.heard.failed[:5]

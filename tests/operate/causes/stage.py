@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ import yaml
 from tests.harness.pod import Pod
 from tests.harness.prometheus import Alertmanager, Prometheus
 from tests.harness.redis_server import RedisServer
-from tests.harness.runs import wait_until
 
 __all__ = ["CAUSES", "Act", "Cause", "Stage", "Watch", "cause", "hurried", "staged", "until"]
 
@@ -191,11 +191,11 @@ def staged(cause: Cause, watch: Watch) -> Iterator[Stage]:
 
 
 def until(condition: Callable[[], bool], bound_s: float, what: str) -> float:
-    """`wait_until`, for conditions that may fail to be asked."""
-
-    def holds() -> bool:
+    """Seconds until `condition` holds, which may fail to be asked; fails past the bound."""
+    begun = time.monotonic()
+    while time.monotonic() - begun < bound_s:
         with suppress(redis.RedisError, httpx2.HTTPError):
-            return condition()
-        return False
-
-    return wait_until(holds, bound_s, what)
+            if condition():
+                return time.monotonic() - begun
+        time.sleep(0.2)  # there is nothing to wait on: Prometheus looks once a second
+    raise AssertionError(f"{what} did not happen within {bound_s} s")
