@@ -40,8 +40,8 @@ class Topology(Protocol):
     """For pods."""
     counts: Counter[str]
     replicas: int
-    """How many to wait for, so that nothing is lost whatever becomes of a master: all of its own. A replica that has not
-    heard of the fail-over acknowledges what an old master says that has been frozen and goes on."""
+    """How many to wait for, so that nothing is lost whatever becomes of a master: all of its own. Who has not
+    heard of the fail-over acknowledges what an old master says that was frozen and goes on."""
     losing: bool
     """Whether a fail-over may forget what no replica was waited for."""
     spans: list[tuple[float, float]]
