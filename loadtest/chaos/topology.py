@@ -39,6 +39,9 @@ class Topology(Protocol):
     url: str
     """For pods."""
     counts: Counter[str]
+    replicas: int
+    """How many to wait for, so that nothing is lost whatever becomes of a master: all of its own. Who has not
+    heard of the fail-over acknowledges what an old master says that was frozen and goes on."""
     losing: bool
     """Whether a fail-over may forget what no replica was waited for."""
     spans: list[tuple[float, float]]
@@ -69,6 +72,7 @@ class Single:
     """One server. It is stopped now and then, and keeps what it has."""
 
     losing = False
+    replicas = 0
 
     def __init__(self) -> None:
         self.server = RedisServer()
@@ -106,6 +110,7 @@ class _Replicated:
     """What Sentinels and a Cluster have in common."""
 
     losing = True
+    replicas = 1
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -171,6 +176,8 @@ class _Replicated:
 
 class Sentinels(_Replicated):
     """A master with two replicas, and three Sentinels."""
+
+    replicas = 2
 
     def __init__(self) -> None:
         super().__init__()

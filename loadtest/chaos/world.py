@@ -38,7 +38,6 @@ _ENV = {
     "AGENTRT_DRAIN_RUNS_S": "1",
     "AGENTRT_OPENAI_API_KEY": "none",
 }
-_WAITING = {"AGENTRT_WAIT_REPLICAS": "1", "AGENTRT_WAIT_TURNS": "on"}
 _LEAVES_S = 30.0
 _READY_S = 120.0
 _JUMP_S = 60.0
@@ -59,7 +58,8 @@ class World:
         self._counts: Counter[str] = Counter()
         self._links: list[ByteProxy] = []
         self._restarting = [asyncio.Lock() for _ in range(pods)]
-        self._env = {**_ENV, **(_WAITING if waiting and self.redis.losing else {})}
+        self._env = {**_ENV, "AGENTRT_WAIT_TURNS": "on"}
+        self._env["AGENTRT_WAIT_REPLICAS"] = str(self.redis.replicas if waiting else 0)
         self._env["AGENTRT_DEMO_DB"] = str(self.sink)
         self._guard = guard or "-"
         self._left = AsyncExitStack()
