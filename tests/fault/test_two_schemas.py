@@ -86,7 +86,7 @@ def input_of(pod: Pod, response: str) -> httpx2.Response:
     return httpx2.get(f"{pod.url}/v1/responses/{response}/input_items", timeout=30)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_a_fleet_of_two_versions(redis_server: RedisServer) -> None:
     """Side by side nothing is refused. Raising the version is, while a pod would not know it; forced, that pod answers
     503 for what is newer, conversations cross over under load, and nothing is lost."""
@@ -116,7 +116,7 @@ def test_a_fleet_of_two_versions(redis_server: RedisServer) -> None:
         print(f"{len(load.answered)} turns, {len(load.refused)} refused by the old pod, sent again, none lost")
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_an_update_without_a_refusal(redis_server: RedisServer) -> None:
     """As it is meant: all pods are new before the version is raised; then nobody notices."""
     with fleet(redis_server) as (after, before, client), new(redis_server, "v-newer") as newer:
@@ -191,7 +191,7 @@ def counted(pod: Pod, outcome: str) -> float:
     return float(found[1]) if found else 0.0
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_a_run_that_an_old_pod_cannot_read_is_left_to_a_new_one(redis_server: RedisServer) -> None:
     """Put back as often as need be, which is no attempt; the next new pod ends it."""
     with old(redis_server, "v-d", **QUICK) as d, redis_server.client() as client:
