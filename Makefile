@@ -10,10 +10,9 @@
 # make fuzz   12,000 requests with other tenants' ids over every route
 # make memory-long  a conversation of 2,000 turns; and make memory-bench, what recall costs
 # make failovers  every fail-over of Sentinels and of a Cluster, also those that take long
-# make bench  the load test that docs/operations.md reads from
-# make bench-locks  what a named lock costs, next to redis-py's and pottery's
-# make bench-profile  where the CPU time of a turn goes: docs/benchmarks-profile.md
-# make bench-providers  what a model provider's reply costs, next to the bare SDKs
+# make bench  what things cost, next to something else: docs/benchmarks.md (some 20 minutes; BENCH="--quick --only locks")
+# make bench-peers  the same turn in other frameworks, each in an environment of its own
+# make capacity  the simulation, checked against the bench's real runs, and docs/capacity.md from both
 # make k8s    write anew what comes from helm/agentrt and ops/: k8s/, the chart's table and schema, the dashboards
 # make setup  what all of them rest on: .venv, from requirements.lock
 # make lock   pin anew what pyproject.toml asks for (make lock UPGRADE=--upgrade: the newest of everything)
@@ -37,12 +36,13 @@ SEED ?= 1
 SHAPE ?= ramp
 DURATION_S ?= 60
 USERS ?= 40
+BENCH ?= --write
 
 BIN := .venv/bin
 UV := .venv/uv
 
 .PHONY: setup run test negative kills kills-runs soak load failovers memory-long memory-bench check clients fuzz bench \
-  bench-locks bench-profile bench-providers k8s lock clean
+  bench-peers capacity k8s lock clean
 
 setup: .venv/.stamp
 
@@ -102,22 +102,10 @@ memory-long: setup
 	AGENTRT_MEMORY_TURNS=2000 $(BIN)/python -m pytest -q tests/memory/test_long.py
 
 memory-bench: setup
-	$(BIN)/python -m loadtest.recall
+	$(BIN)/python -m loadtest $(BENCH)
 
-failovers: setup
-	AGENTRT_FULL=1 $(BIN)/python -m pytest -q -s tests/fault/test_sentinel.py tests/fault/test_cluster.py
-
-bench: setup
-	$(BIN)/python -m loadtest.bench
-
-bench-locks: setup
-	$(BIN)/python -m loadtest.locks
-
-bench-profile: setup
-	$(BIN)/python -m loadtest.profile > docs/benchmarks-profile.md
-
-bench-providers: setup
-	$(BIN)/python -m loadtest.providers
+capacity: setup
+	$(BIN)/python -m loadtest.capacity
 
 k8s: setup
 	$(BIN)/python -m ops.write
