@@ -55,7 +55,7 @@ class _Stage:
         with on_core(SERVER_CORE):
             return Fleet(
                 [
-                    AgentrtPod(self.redis.url, name=f"bench-{n}", agents="loadtest.agents:agents", **settings)
+                    AgentrtPod(self.redis.url, name=f"bench-{n}", agents="loadtest.paced:agents", **settings)
                     for n in range(pods)
                 ]
             )

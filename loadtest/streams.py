@@ -22,7 +22,7 @@ from tests.harness.redis_server import RedisServer
 from agentrt.models.base import ModelRequest
 from agentrt.models.scripted import ScriptedModel
 from agentrt.records import Item
-from loadtest.agents import paced
+from loadtest.paced import paced
 from loadtest.figures import Goal, Plot, Section, Table, command_line, number, say
 from loadtest.measure import tree_cpu_s
 from loadtest.servers import LOAD_CORE, SERVER_CORE, AgentrtPod, FloorProcess, Server, on_core
@@ -263,7 +263,7 @@ def measured(quick: bool) -> Section:
         redis = stack.enter_context(RedisServer())
         with on_core(SERVER_CORE):
             floor = stack.enter_context(closing(FloorProcess(redis.url, redis.client())))
-            pod = stack.enter_context(closing(AgentrtPod(redis.url, agents="loadtest.agents:agents")))
+            pod = stack.enter_context(closing(AgentrtPod(redis.url, agents="loadtest.paced:agents")))
         figures, model = uvloop.run(measure([floor, pod], redis.pid, rounds, each))
         return section(figures, model, redis.version)
 
