@@ -22,9 +22,9 @@ from tests.harness.redis_server import RedisServer
 from agentrt.models.base import ModelRequest
 from agentrt.models.scripted import ScriptedModel
 from agentrt.records import Item
-from loadtest.paced import paced
 from loadtest.figures import Goal, Plot, Section, Table, command_line, number, say
 from loadtest.measure import tree_cpu_s
+from loadtest.paced import paced
 from loadtest.servers import LOAD_CORE, SERVER_CORE, AgentrtPod, FloorProcess, Server, on_core
 
 CONCURRENCY = 50
