@@ -24,7 +24,7 @@ from loadtest.peers.postgres import Postgres, find_postgres
 from loadtest.servers import LOAD_CORE, SERVER_CORE, TEXT, AgentrtPod, FloorProcess, Served, Server, on_core
 
 HISTORIES = (10, 100, 1_000)
-CONCURRENCY = 8
+CONCURRENCY = 4
 PEERS = {
     "openai_agents": "openai-agents, RedisSession, newest 50",
     "agno_redis": "agno, RedisDb, newest 50",
@@ -120,7 +120,7 @@ def _measure(redis: RedisServer, driver: Driver, contenders: Sequence[_Contender
 
 _TEXT = """A turn is one message to a session of 10, 100 and 1,000 items, answered by an echo that takes no
 time, through the framework's own runner and session store, behind the same Starlette and uvicorn as the floor,
-8 at once. Only the first two rows are this project's: the floor has no safety at all, agentrt all of it; the
+4 at once. Only the first two rows are this project's: the floor has no safety at all, agentrt all of it; the
 frameworks have no lease, no fence, no journal and no deduplication in these set-ups. They are set up as their
 guides have it, with a window of 50 where they know one; what a real application adds is not in it. Versions:
 `loadtest/peers/*.lock`. langgraph's Redis saver needs modules that a plain Redis has not, so its Postgres saver
@@ -153,7 +153,7 @@ def section(costs: Costs, redis_version: str) -> Section:
 
 def measured(quick: bool) -> Section:
     """All that are installed, measured."""
-    rounds, turns = (1, 48) if quick else (3, 200)
+    rounds, turns = (1, 32) if quick else (3, 200)
     with ExitStack() as stack, on_core(LOAD_CORE), RedisServer() as redis, closing(Driver()) as driver:
         with _contenders(redis, stack) as contenders:
             costs = _measure(redis, driver, contenders, rounds, turns)
