@@ -28,6 +28,8 @@ __all__ = ["LOAD_CORE", "SERVER_CORE", "TEXT", "AgentrtPod", "Fleet", "FloorProc
 
 TEXT = "x" * 130
 """What the user says in every turn; with its JSON around it an item of about 300 bytes."""
+_READY_S = 120.0
+"""A machine that others work on starts a pod slowly."""
 _CHUNK = 500
 """Items in one request; a pod takes up to 512."""
 
@@ -79,7 +81,7 @@ class Server(Protocol):
 class Served:
     """`python -m MODULE --port N ...` as a process, from when it accepts connections."""
 
-    def __init__(self, module: str, *args: str, python: str = sys.executable, ready_s: float = 30) -> None:
+    def __init__(self, module: str, *args: str, python: str = sys.executable, ready_s: float = _READY_S) -> None:
         self.port = free_port()
         self._process = subprocess.Popen([python, "-m", module, "--port", str(self.port), *args], cwd=ROOT)
         deadline = time.monotonic() + ready_s
@@ -151,7 +153,7 @@ class AgentrtPod:
         env = {f"AGENTRT_{name.upper()}": str(value) for name, value in settings.items()}
         self._pod = Pod(redis_url, name=name, env=env, target=agents or "agentrt.demo:agents")
         try:
-            self._pod.start()
+            self._pod.start(wait=False).wait_ready(_READY_S)
         except BaseException:
             self.close()
             raise

@@ -40,7 +40,7 @@ class PeerProcess:
         self.name = PEERS[name]
         python = ENVIRONMENTS / name / "bin" / "python"
         stores = ("--redis-url", redis_url, "--postgres-url", postgres_url)
-        self._served = Served("loadtest.peers.server", name, *stores, python=str(python), ready_s=120)
+        self._served = Served("loadtest.peers.server", name, *stores, python=str(python))
 
     @property
     def pids(self) -> Sequence[int]:
