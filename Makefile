@@ -104,6 +104,16 @@ memory-long: setup
 memory-bench: setup
 	$(BIN)/python -m loadtest $(BENCH)
 
+PEERS := openai_agents agno_redis langgraph_postgres
+
+bench-peers: $(PEERS:%=.venv-peers/%/.stamp)
+	$(BIN)/python -m loadtest.peers $(BENCH)
+
+.venv-peers/%/.stamp: loadtest/peers/%.lock .venv/.stamp
+	$(PYTHON) -m venv .venv-peers/$*
+	.venv-peers/$*/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 capacity: setup
 	$(BIN)/python -m loadtest.capacity
 
@@ -123,9 +133,12 @@ lock: setup
 	$(UV)/bin/uv pip compile --no-config --universal --python-version 3.11 --generate-hashes --group load \
 	  --no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet $(UPGRADE) \
 	  --output-file loadtest/requirements.lock
+	for peer in $(PEERS); do $(UV)/bin/uv pip compile --no-config --universal --python-version 3.11 --no-emit-index-url \
+	  --no-annotate --custom-compile-command "make lock" --quiet $(UPGRADE) \
+	  --output-file loadtest/peers/$$peer.lock loadtest/peers/$$peer.in || exit 1; done
 	rm -rf $(UV)
 
 clean:
-	rm -rf .venv .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
+	rm -rf .venv .venv-peers .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
 	  build dist
 	find src tests loadtest ops -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -91,18 +91,21 @@ class Plot:
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """Where figures come from. `load`: processes that wanted a core before and after, the bench's own among them."""
+    """Where figures come from. `load`: processes that wanted a core before and after, the bench's own among them; empty
+    where nobody looked."""
 
     command: str
     date: str
     commit: str
     machine: str
     seconds: float
-    load: tuple[float, float]
+    load: Sequence[float] = ()
 
     def line(self) -> str:
-        shared = f"{self.load[0]:.1f} processes wanted a core before it began, {self.load[1]:.1f} at its end"
-        return f"`{self.command}`; {self.date}, commit {self.commit}, {self.seconds:.0f} s; {shared}."
+        told = f"`{self.command}`; {self.date}, commit {self.commit}, {self.seconds:.0f} s"
+        if not self.load:
+            return f"{told}."
+        return f"{told}; {self.load[0]:.0f} processes wanted a core before it began, {self.load[1]:.0f} at its end."
 
 
 @dataclass(slots=True)

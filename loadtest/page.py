@@ -50,7 +50,11 @@ def write_page() -> None:
 def render(sections: list[Section]) -> str:
     """The page. Pure."""
     goals = sorted((goal for section in sections for goal in section.goals), key=lambda goal: goal.number)
-    missed = [f"- **{goal.number}, {goal.what}**: {goal.why}" for goal in goals if not goal.held and goal.why]
+    causes: dict[str, list[str]] = {}
+    for goal in goals:
+        if not goal.held and goal.why:
+            causes.setdefault(goal.why, []).append(f"{goal.number}, {goal.what}")
+    missed = [f"- **{'; '.join(whats)}**: {cause}." for cause, whats in causes.items()]
     why = "Missed, and why:\n\n" + "\n".join(missed) if missed else ""
     parts = [_HEAD.format(goals=goals_table(goals), missed=why).rstrip()]
     parts += [_section(section) for section in sections]

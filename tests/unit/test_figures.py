@@ -56,7 +56,7 @@ def test_what_is_kept_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_page_names_what_was_missed_and_why() -> None:
     page = render([section()])
     assert "| 3 | hand-off | ≤ 0.5 | 0.70 | **missed by 40 %** |" in page
-    assert "- **3, hand-off**: two passes of Redis" in page
+    assert "- **3, hand-off**: two passes of Redis." in page
     assert "commit `abc`" in page
     assert "![Locks](plots/locks.svg)" in page
 
