@@ -13,14 +13,13 @@
 # make failovers  every fail-over of Sentinels and of a Cluster, also those that take long
 # make mixed  the tests of a fleet of two releases, the older pods on the code of REVISION
 # make streams  a thousand streams open at once on one pod: bytes for each, and for an idle session
-# make bench  the load test that docs/operations.md reads from
-# make bench-locks  what a named lock costs, next to redis-py's and pottery's
-# make bench-profile  where the CPU time of a turn goes: docs/benchmarks-profile.md
-# make bench-providers  what a model provider's reply costs, next to the bare SDKs
 # make autoscale  the rendered autoscalers through a spike over real pods; SPEED times as fast: docs/drills.md
 # make alerts  every alert whose cause can be had here, on that cause: docs/drills.md
 # make image-test  the image, built without an engine and run as in production; as root, with buildah and mmdebstrap
 # make checkov  the policies of checkov over the rendered chart and the Dockerfile, and compose.yaml by docker compose
+# make bench  what things cost, next to something else: docs/benchmarks.md (some 20 minutes; BENCH="--quick --only locks")
+# make bench-peers  the same turn in other frameworks, each in an environment of its own
+# make capacity  the simulation, checked against the bench's real runs, and docs/capacity.md from both
 # make k8s    write anew what comes from helm/agentrt and ops/: k8s/, the chart's table and schema, the dashboards
 # make setup  what all of them rest on: .venv, from requirements.lock
 # make lock   pin anew what pyproject.toml asks for (make lock UPGRADE=--upgrade: the newest of everything)
@@ -50,12 +49,13 @@ DURATION_S ?= 60
 USERS ?= 40
 REVISION ?= HEAD^
 SPEED ?= 10
+BENCH ?= --write
 
 BIN := .venv/bin
 UV := .venv/uv
 
 .PHONY: setup run test negative kills kills-runs soak load streams failovers mixed memory-long memory-bench check clients fuzz bench \
-  bench-locks bench-profile bench-providers autoscale alerts image-test checkov k8s lock clean
+  bench-peers capacity autoscale alerts image-test checkov k8s lock clean
 
 setup: .venv/.stamp
 
@@ -101,7 +101,7 @@ load: .venv/load/.stamp
 	$(BIN)/python -m loadtest.load --shape $(SHAPE) --seconds $(DURATION_S) --users $(USERS) $(LOAD_ARGS)
 
 streams: setup
-	$(BIN)/python -m loadtest.streams
+	$(BIN)/python -m loadtest.open_streams
 
 .venv/load/.stamp: .venv/.stamp loadtest/requirements.lock
 	$(PYTHON) -m venv .venv/load
@@ -129,16 +129,20 @@ mixed: setup
 	AGENTRT_OLD_SRC=$(CURDIR)/.venv/mixed/src $(BIN)/python -m pytest -q -s tests/fault/test_two_schemas.py
 
 bench: setup
-	$(BIN)/python -m loadtest.bench
+	$(BIN)/python -m loadtest $(BENCH)
 
-bench-locks: setup
-	$(BIN)/python -m loadtest.locks
+PEERS := openai_agents agno_redis langgraph_postgres
 
-bench-profile: setup
-	$(BIN)/python -m loadtest.profile > docs/benchmarks-profile.md
+bench-peers: $(PEERS:%=.venv-peers/%/.stamp)
+	$(BIN)/python -m loadtest.peers $(BENCH)
 
-bench-providers: setup
-	$(BIN)/python -m loadtest.providers
+.venv-peers/%/.stamp: loadtest/peers/%.lock .venv/.stamp
+	$(PYTHON) -m venv .venv-peers/$*
+	.venv-peers/$*/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+capacity: setup
+	$(BIN)/python -m loadtest.capacity
 
 autoscale: setup
 	@$(BIN)/python -m tests.operate.closed_loop --speed $(SPEED)
@@ -175,9 +179,12 @@ lock: setup
 	$(UV)/bin/uv pip compile --no-config --universal --python-version 3.11 --generate-hashes --group load \
 	  --no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet $(UPGRADE) \
 	  --output-file loadtest/requirements.lock
+	for peer in $(PEERS); do $(UV)/bin/uv pip compile --no-config --universal --python-version 3.11 --no-emit-index-url \
+	  --no-annotate --custom-compile-command "make lock" --quiet $(UPGRADE) \
+	  --output-file loadtest/peers/$$peer.lock loadtest/peers/$$peer.in || exit 1; done
 	rm -rf $(UV)
 
 clean:
-	rm -rf .venv .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
+	rm -rf .venv .venv-peers .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
 	  build dist
 	find src tests loadtest ops -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,6 +8,7 @@ Parent and child talk in JSON lines: a `Slice`, then `ready`, then `go`, then th
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -33,10 +34,12 @@ _STALLED_S = 20.0
 class Slice:
     """One run of the load: for each connection the conversations that it talks to, `turns` turns with each."""
 
-    port: int
+    ports: Sequence[int]
+    """Connection n goes to port n, round and round."""
     conversations: Sequence[Sequence[str]]
     turns: int
     text: str
+    agent: str = "echo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,7 @@ class _Connection:
 def _requests(load: dict[str, Any], conversations: Sequence[str]) -> list[bytes]:
     requests = []
     for conversation in conversations:
-        body = json.dumps({"model": "echo", "conversation": conversation, "input": load["text"]}).encode()
+        body = json.dumps({"model": load["agent"], "conversation": conversation, "input": load["text"]}).encode()
         for _ in range(load["turns"]):
             head = (
                 "POST /v1/responses HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer bench\r\n"
@@ -184,7 +187,8 @@ def _serve() -> None:
         answer: object
         try:
             load = json.loads(line)
-            connections = [_Connection(load["port"], _requests(load, part)) for part in load["conversations"]]
+            parts = zip(itertools.cycle(load["ports"]), load["conversations"], strict=False)
+            connections = [_Connection(port, _requests(load, part)) for port, part in parts]
             print(json.dumps("ready"), flush=True)
             sys.stdin.readline()
             answer = _run(connections)

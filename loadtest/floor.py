@@ -9,6 +9,7 @@ parsed: a real endpoint costs more than this.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,8 +19,10 @@ import redis.asyncio
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+
+from loadtest.pace import pieces
 
 __all__ = ["WINDOW", "create_app", "floor_keys"]
 
@@ -70,6 +73,8 @@ async def turn(request: Request) -> Response:
         read.hgetall(header)
         read.lrange(items, -WINDOW, -1)
         state, window = await read.execute()
+    if body.get("stream"):
+        return StreamingResponse(_spoken(body["input"]), media_type="text/event-stream")
     answer = f"echo: {body['input']}"
     async with client.pipeline(transaction=False) as write:
         write.rpush(items, message("user", body["input"]), message("assistant", answer))
@@ -77,6 +82,15 @@ async def turn(request: Request) -> Response:
         _, rev = await write.execute()
     result = {"id": state[b"id"].decode(), "output_text": answer, "items": len(window), "rev": rev}
     return Response(orjson.dumps(result), media_type="application/json")
+
+
+async def _spoken(text: str) -> AsyncIterator[bytes]:
+    """The paced model's pieces, an event each; nothing is kept of them."""
+    for piece in pieces(text):
+        if isinstance(piece, float):
+            await asyncio.sleep(piece)
+        else:
+            yield b"data: %b\n\n" % orjson.dumps({"type": "response.output_text.delta", "delta": piece})
 
 
 def main() -> None:

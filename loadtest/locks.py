@@ -1,4 +1,4 @@
-"""`make bench-locks`: what a named lock costs and how fast it changes hands; goal 3 of the project.
+"""What a named lock costs and how fast it changes hands: goal 3. `python -m loadtest.locks`.
 
 Next to it, in the same run and on the same Redis, redis-py's `Lock` and pottery's `AIORedlock`; and both quorums on
 five masters. The contenders take turns, slice by slice; a ratio is the median of the ratios of neighbouring slices.
@@ -7,10 +7,8 @@ This process has one core, all Redis have the other one; the CPU is this process
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
@@ -27,8 +25,7 @@ from agentrt.store.keys import new_id
 from agentrt.store.locks import LockConfig, Locks, open_locks
 from agentrt.store.notices import Notices
 from agentrt.telemetry import Telemetry
-from loadtest.driver import ROOT
-from loadtest.report import commit, machine
+from loadtest.figures import Goal, Plot, Section, Table, command_line
 from loadtest.servers import LOAD_CORE, SERVER_CORE, on_core
 
 MASTERS = 5
@@ -198,87 +195,58 @@ async def measure(servers: Sequence[RedisServer], rounds: int, n_pairs: int) -> 
         return figures
 
 
-# --- the tables -------------------------------------------------------------------------------------------------------
+# --- the section of the page ------------------------------------------------------------------------------------------
+
+_TEXT = """A pair is one lock taken and given back, with nobody else wanting it; the CPU is the client's. A
+hand-off is the time from giving a lock back to the next waiter having it; agentrt's waiters are on two pods.
+What locks on more than one master says so."""
+_HEAD = ("", "CPU of a pair, µs", "time of it, µs", "hand-off p50 / p99, ms", "10 waiters drained, ms", "turns, spread")
 
 
-def render(figures: Mapping[str, Figures]) -> str:
-    """Goals, and what was measured, in Markdown."""
+def section(figures: Mapping[str, Figures], redis_version: str) -> Section:
+    """Goal 3."""
     ours = figures["agentrt"]
-    ratio = median(a / b for a, b in zip(ours.pair_cpu_us, figures["redis-py Lock"].pair_cpu_us, strict=True))
+    ratios = [a / b for a, b in zip(ours.pair_cpu_us, figures["redis-py Lock"].pair_cpu_us, strict=True)]
+    per_round = [ours.hand_off_us[n : n + WAITERS] for n in range(0, len(ours.hand_off_us), WAITERS)]
     goals = [
-        ("CPU of a lock pair, 16 at once, agentrt / redis-py Lock", 0.2, ratio),
-        ("hand-off p50, ms", 0.5, median(ours.hand_off_us) / 1000),
-        ("10 waiters of 2 ms drained, ms", 30, median(ours.drained_us) / 1000),
-        ("turns of 10 waiters: most less fewest", 2, max(ours.spread)),
+        Goal(3, "CPU of a lock pair, 16 at once, agentrt / redis-py Lock", "most", 0.2, ratios),
+        Goal(3, "hand-off p50, ms", "most", 0.5, [median(each) / 1000 for each in per_round]),
+        Goal(3, "10 waiters of 2 ms drained, ms", "most", 30, [each / 1000 for each in ours.drained_us]),
+        Goal(3, "turns of 10 waiters: most less fewest", "most", 2, [max(ours.spread)]),
     ]
-    lines = ["| goal 3 | wanted | measured | |", "|---|---|---|---|"]
-    for what, wanted, got in goals:
-        verdict = "reached" if got <= wanted else f"**missed by {(got / wanted - 1) * 100:.0f} %**"
-        lines.append(f"| {what} | ≤ {wanted} | {got:.2f} | {verdict} |")
-    lines += [
-        "",
-        "| | CPU of a pair, µs | time of it, µs | hand-off p50 / p99, ms | 10 waiters drained, ms | turns, spread |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [_row(name, each) for name, each in figures.items()]
-    return "\n".join(lines)
+    table = Table(_HEAD, [_row(name, each) for name, each in figures.items()])
+    series: dict[str, Sequence[tuple[float, float]]] = {
+        name: [(0.0, median(each.hand_off_us) / 1000), (1.0, median(each.drained_us) / 1000)]
+        for name, each in figures.items()
+        if each.hand_off_us
+    }
+    groups = ("hand-off p50", "10 waiters of 2 ms drained")
+    plot = Plot("locks-hand-off", "A named lock changes hands", "", "ms", series, "bars", groups)
+    kept = {"pair_cpu_us": median(ours.pair_cpu_us), "hand_off_p50_us": median(ours.hand_off_us)}
+    title = "Named locks (goal 3)"
+    return Section("locks", title, _TEXT, goals, [table], [plot], kept, ("pottery",), redis_version)
 
 
-def _row(name: str, figures: Figures) -> str:
-    cells = [f"{median(figures.pair_cpu_us):.0f}", f"{median(figures.pair_us):.0f}"]
-    if figures.hand_off_us:
-        ordered = sorted(figures.hand_off_us)
-        p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
-        cells.append(f"{median(ordered) / 1000:.2f} / {p99 / 1000:.1f}")
-        cells += [f"{median(figures.drained_us) / 1000:.1f}", f"{max(figures.spread):.0f}"]
-    else:
-        cells += ["", "", ""]
-    return f"| {name} | {' | '.join(cells)} |"
+def _row(name: str, figures: Figures) -> list[str]:
+    cells = [name, f"{median(figures.pair_cpu_us):.0f}", f"{median(figures.pair_us):.0f}"]
+    if not figures.hand_off_us:
+        return [*cells, "", "", ""]
+    ordered = sorted(figures.hand_off_us)
+    p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+    cells.append(f"{median(ordered) / 1000:.2f} / {p99 / 1000:.1f}")
+    return [*cells, f"{median(figures.drained_us) / 1000:.1f}", f"{max(figures.spread):.0f}"]
 
 
-_PAGE = """# Benchmarks of named locks
-
-Written by `.venv/bin/python -m loadtest.locks --write`; do not edit. {date}, commit {commit}, {rounds} rounds, \
-{seconds:.0f} s.
-
-{machine}
-
-A pair is one lock taken and given back, with nobody else wanting it; the CPU is the client's. A hand-off is the time
-from giving a lock back to the next waiter having it; agentrt's waiters are on two pods. What locks on more than one
-master says so.
-
-{tables}
-"""
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m loadtest.locks", description="What a named lock costs.")
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter slices: 20 s, not a minute")
-    parser.add_argument("--write", action="store_true", help="also write docs/benchmarks-locks.md")
-    args = parser.parse_args()
-    rounds, n_pairs = (3, 800) if args.quick else (9, 3_200)
-    started = time.monotonic()
+def measured(quick: bool) -> Section:
+    """Goal 3, measured."""
+    rounds, n_pairs = (3, 800) if quick else (9, 3_200)
     with ExitStack() as stack:
         with on_core(LOAD_CORE):
             servers = [stack.enter_context(RedisServer()) for _ in range(MASTERS)]
         stack.enter_context(on_core(SERVER_CORE))
         figures = uvloop.run(measure(servers, rounds, n_pairs))
-        with servers[0].client() as client:
-            version = str(client.info("server")["redis_version"])
-    tables = render(figures)
-    print(tables)
-    if args.write:
-        page = _PAGE.format(
-            date=time.strftime("%Y-%m-%d", time.gmtime()),
-            commit=commit(),
-            rounds=rounds,
-            seconds=time.monotonic() - started,
-            machine=machine(version),
-            tables=tables,
-        )
-        (ROOT / "docs" / "benchmarks-locks.md").write_text(page, encoding="utf-8")
+        return section(figures, servers[0].version)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line("locks", "What a named lock costs.", measured)

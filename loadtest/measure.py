@@ -37,6 +37,8 @@ class Shape:
     concurrency: int
     turns: int
     history: int
+    text: str = TEXT
+    agent: str = "echo"
 
     @property
     def turns_each(self) -> int:
@@ -48,8 +50,8 @@ class Shape:
 
 
 Cost = Mapping[str, float]
-"""Of one turn of a slice: cpu_us, redis_cpu_us, redis_reads, redis_bytes_in, redis_bytes_out, p50_us, p99_us,
-turns_s; where the server counts them, units and writes."""
+"""Of one turn of a slice: cpu_us, redis_cpu_us, redis_reads, redis_bytes_in, redis_bytes_out, p50_us, p95_us,
+p99_us, turns_s; where the server counts them, units and writes."""
 
 
 def cpu_s(pid: int) -> float:
@@ -62,22 +64,27 @@ def tree_cpu_s(pid: int) -> float:
     return cpu_s(pid) + sum(cpu_s(child.pid) for child in psutil.Process(pid).children(recursive=True))
 
 
+def _cpu_s(server: Server) -> float:
+    return sum(tree_cpu_s(pid) for pid in server.pids)
+
+
 def measure(server: Server, driver: Driver, client: redis.Redis, redis_pid: int, shape: Shape) -> Cost:
     """Prefill, run one slice, and return what a turn of it cost. Redis has to be the bench's own."""
     names = server.prefill(shape.concurrency * shape.conversations_each, shape.history)
     each = [names[number :: shape.concurrency] for number in range(shape.concurrency)]
-    driver.prepare(Slice(server.port, each, shape.turns_each, TEXT))
+    driver.prepare(Slice(server.ports, each, shape.turns_each, shape.text, shape.agent))
     sent = server.sent()
     info = _counters(client)
-    cpu, redis_cpu = tree_cpu_s(server.pid), tree_cpu_s(redis_pid)
+    cpu, redis_cpu = _cpu_s(server), tree_cpu_s(redis_pid)
     outcome = driver.go()
-    cpu, redis_cpu = tree_cpu_s(server.pid) - cpu, tree_cpu_s(redis_pid) - redis_cpu
+    cpu, redis_cpu = _cpu_s(server) - cpu, tree_cpu_s(redis_pid) - redis_cpu
     after = _counters(client)
     turns = outcome.turns
     cost = {
         "cpu_us": cpu * 1e6 / turns,
         "redis_cpu_us": redis_cpu * 1e6 / turns,
         "p50_us": outcome.percentile_us(0.50),
+        "p95_us": outcome.percentile_us(0.95),
         "p99_us": outcome.percentile_us(0.99),
         "turns_s": turns / outcome.seconds,
     }

@@ -1,4 +1,4 @@
-"""Where the CPU time of a turn goes: a pod under cProfile, by part (`make bench-profile`).
+"""Where the CPU time of a turn goes: a pod under cProfile, by part `python -m loadtest.profile`.
 
 A profiler makes calls dearer than they are, so the shares hold, not the times: many small calls weigh too much.
 """
@@ -8,18 +8,17 @@ from __future__ import annotations
 import cProfile
 import pstats
 import signal
-import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
 
 from agentrt.cli import main as serve
-from loadtest.driver import ROOT, Driver, Slice
+from loadtest.driver import Driver, Slice
+from loadtest.figures import Section, Table, command_line
 from loadtest.servers import LOAD_CORE, SERVER_CORE, TEXT, AgentrtPod, on_core
 
 _TURNS = 4_000
@@ -75,18 +74,23 @@ def _part(place: tuple[str, int, str]) -> str:
     return "built-ins of Python, uvloop, sockets" if file == "~" else "the rest of the standard library"
 
 
-def main() -> None:
-    """Print the table."""
-    with tempfile.TemporaryDirectory() as folder, RedisServer() as redis_server:
+_TEXT = f"""{_TURNS:,} turns without tools, {_CONNECTIONS} at once, on conversations of 100 items and more. What
+the event loop itself takes, and waits, is left out. A profiler makes calls dearer: the shares are what counts,
+and small calls weigh too much."""
+
+
+def measured(quick: bool) -> Section:
+    """The shares."""
+    turns = _TURNS // 4 if quick else _TURNS
+    with tempfile.TemporaryDirectory() as folder, RedisServer() as redis:
         out = Path(folder) / "profile"
         with on_core(SERVER_CORE):
-            pod = _ProfiledPod(redis_server.url, out)
+            pod = _ProfiledPod(redis.url, out)
         with on_core(LOAD_CORE):
             driver = Driver()
         try:
             names = pod.prefill(_CONNECTIONS, 100)
-            each = _TURNS // _CONNECTIONS
-            driver.prepare(Slice(pod.port, [[name] for name in names], each, TEXT))
+            driver.prepare(Slice([pod.port], [[name] for name in names], turns // _CONNECTIONS, TEXT))
             driver.go()
         finally:
             driver.close()
@@ -96,23 +100,14 @@ def main() -> None:
         for place, (_, _, own, *_) in seen.items():
             if not (place[0] == "~" and "run_until_complete" in place[2]):  # uvloop's own, and its waiting
                 spent[_part(place)] += own
-    total = sum(spent.values())
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    print("# Where a turn's CPU time goes\n")
-    print(f"Written by `make bench-profile`; {datetime.now(UTC):%Y-%m-%d}, commit `{commit.stdout.strip()}`.")
-    print(f"{_TURNS:,} turns without tools, {_CONNECTIONS} at once, on conversations of 100 items and more. What the")
-    print(
-        "event loop itself takes, and waits, is left out. A profiler makes calls dearer: the shares are what counts.\n"
-    )
-    print("| part | share |\n|---|---|")
-    for title, own in sorted(spent.items(), key=lambda one: -one[1]):
-        print(f"| {title} | {own / total:.1%} |")
+        total = sum(spent.values())
+        rows = [[title, f"{own / total:.1%}"] for title, own in sorted(spent.items(), key=lambda one: -one[1])]
+        title = "Where a turn's CPU time goes"
+        return Section("profile", title, _TEXT, tables=[Table(("part", "share"), rows)], redis_version=redis.version)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
+    if len(sys.argv) > 1 and not sys.argv[1].startswith("--"):
         _be_the_pod(sys.argv.pop(1))
     else:
-        main()
+        command_line("profile", "Where a turn's CPU time goes.", measured)

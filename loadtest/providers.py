@@ -1,4 +1,4 @@
-"""`make bench-providers`: what a reply of a provider costs this process; goal 6 of the project.
+"""What a reply of a provider costs this process: goal 6. `python -m loadtest.providers`.
 
 The bare SDK reads a stream of 50 events; next to it our adapter reads the same, and a whole turn does, from `begin` to
 `commit` on a real Redis, with and without a client that listens. The contenders take turns, slice by slice; a ratio is
@@ -7,7 +7,6 @@ the median of the ratios of neighbouring slices. Provider and Redis have a core,
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import importlib.util
 import socket
@@ -31,8 +30,8 @@ from agentrt.models.base import Finished, Model, ModelRequest
 from agentrt.models.openai import OpenAIModel
 from agentrt.records import Item
 from loadtest.driver import ROOT
+from loadtest.figures import Goal, Plot, Section, Table, command_line
 from loadtest.provider import PIECES
-from loadtest.report import commit, machine
 from loadtest.servers import LOAD_CORE, SERVER_CORE, on_core
 
 CONCURRENCY = 16
@@ -139,32 +138,29 @@ async def measure(url: str, redis_url: str, rounds: int, count: int) -> dict[str
         return figures
 
 
-def render(figures: Mapping[str, list[float]]) -> str:
-    """The goal, and what was measured, in Markdown."""
-    lines = ["| goal 6 | wanted | measured | |", "|---|---|---|---|"]
+_TEXT = """A reply is a prompt of 15 KB and a stream of 50 pieces of text, each written by itself, 16 at once;
+the CPU is the client's. The bare SDK reads the stream and counts the pieces. A turn begins a session, asks the
+model, logs and commits; the HTTP surface is not in it. A streamed one has a client that listens, and so an
+event log."""
+
+
+def section(figures: Mapping[str, list[float]], redis_version: str) -> Section:
+    """Goal 6."""
+    goals = []
     for name in ("openai", "anthropic"):
         pairs = zip(figures[f"{name} turn, streamed"], figures[f"{name} SDK"], strict=True)
-        got = median(ours / bare for ours, bare in pairs)
-        verdict = "reached" if got <= 1 else f"**missed by {(got - 1) * 100:.0f} %**"
-        lines.append(f"| CPU of a streamed turn / bare {name} SDK | ≤ 1 | {got:.2f} | {verdict} |")
-    lines += ["", "| | CPU of a reply, µs | least | most |", "|---|---|---|---|"]
-    lines += [f"| {name} | {median(each):.0f} | {min(each):.0f} | {max(each):.0f} |" for name, each in figures.items()]
-    return "\n".join(lines)
-
-
-_PAGE = """# Benchmarks of provider adapters
-
-Written by `.venv/bin/python -m loadtest.providers --write`; do not edit. {date}, commit {commit}, {rounds} rounds, \
-{seconds:.0f} s.
-
-{machine}; openai {openai}, anthropic {anthropic}.
-
-A reply is a prompt of 15 KB and a stream of 50 pieces of text, each written by itself, 16 at once; the CPU is the
-client's. The bare SDK reads the stream and counts the pieces. A turn begins a session, asks the model, logs and
-commits; the HTTP surface is not in it. A streamed one has a client that listens, and so an event log.
-
-{tables}
-"""
+        ratios = [ours / bare for ours, bare in pairs]
+        goals.append(Goal(6, f"CPU of a streamed turn / bare {name} SDK", "most", 1, ratios))
+    rows = [[name, *(f"{of(each):,.0f}" for of in (median, min, max))] for name, each in figures.items()]
+    series = {
+        name: [(float(n), median(figures[f"{who} {what}"])) for n, who in enumerate(("openai", "anthropic"))]
+        for name, what in (("bare SDK", "SDK"), ("adapter", "adapter"), ("streamed turn", "turn, streamed"))
+    }
+    plot = Plot("providers-cpu", "CPU of a reply of 50 pieces", "", "µs", series, "bars", ("openai", "anthropic"))
+    tables = [Table(("", "CPU of a reply, µs", "least", "most"), rows)]
+    kept = {name.replace(", ", " ").replace(" ", "_") + "_cpu_us": median(each) for name, each in figures.items()}
+    title = "A model provider's reply (goal 6)"
+    return Section("providers", title, _TEXT, goals, tables, [plot], kept, ("openai", "anthropic"), redis_version)
 
 
 @contextmanager
@@ -189,37 +185,16 @@ def _provider() -> Iterator[str]:
         process.wait()
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m loadtest.providers", description="What a provider's reply costs.")
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter slices: 20 s, not a minute")
-    parser.add_argument("--write", action="store_true", help="also write docs/benchmarks-providers.md")
-    args = parser.parse_args()
-    rounds, count = (3, 64) if args.quick else (7, 96)
-    started = time.monotonic()
+def measured(quick: bool) -> Section:
+    """Goal 6, measured."""
+    rounds, count = (3, 64) if quick else (7, 96)
     with ExitStack() as stack:
         with on_core(LOAD_CORE):
             redis = stack.enter_context(RedisServer())
             url = stack.enter_context(_provider())
         stack.enter_context(on_core(SERVER_CORE))
-        figures = uvloop.run(measure(url, redis.url, rounds, count))
-        with redis.client() as client:
-            version = str(client.info("server")["redis_version"])
-    tables = render(figures)
-    print(tables)
-    if args.write:
-        page = _PAGE.format(
-            date=time.strftime("%Y-%m-%d", time.gmtime()),
-            commit=commit(),
-            rounds=rounds,
-            seconds=time.monotonic() - started,
-            machine=machine(version).rstrip("."),
-            openai=openai.__version__,
-            anthropic=anthropic.__version__,
-            tables=tables,
-        )
-        (ROOT / "docs" / "benchmarks-providers.md").write_text(page, encoding="utf-8")
+        return section(uvloop.run(measure(url, redis.url, rounds, count)), redis.version)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line("providers", "What a provider's reply costs.", measured)

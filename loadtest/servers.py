@@ -24,10 +24,12 @@ from tests.harness.redis_server import free_port
 from loadtest.driver import ROOT
 from loadtest.floor import floor_keys, message
 
-__all__ = ["LOAD_CORE", "SERVER_CORE", "TEXT", "AgentrtPod", "FloorProcess", "Server", "on_core"]
+__all__ = ["LOAD_CORE", "SERVER_CORE", "TEXT", "AgentrtPod", "Fleet", "FloorProcess", "Served", "Server", "on_core"]
 
 TEXT = "x" * 130
 """What the user says in every turn; with its JSON around it an item of about 300 bytes."""
+_READY_S = 120.0
+"""A machine that others work on starts a pod slowly."""
 _CHUNK = 500
 """Items in one request; a pod takes up to 512."""
 
@@ -60,10 +62,10 @@ class Server(Protocol):
     name: str
 
     @property
-    def pid(self) -> int: ...
+    def pids(self) -> Sequence[int]: ...
 
     @property
-    def port(self) -> int: ...
+    def ports(self) -> Sequence[int]: ...
 
     def prefill(self, count: int, items: int) -> list[str]:
         """Make `count` conversations of `items` items; returns their names."""
@@ -76,17 +78,13 @@ class Server(Protocol):
     def close(self) -> None: ...
 
 
-class FloorProcess:
-    """The floor in a process of its own."""
+class Served:
+    """`python -m MODULE --port N ...` as a process, from when it accepts connections."""
 
-    name = "floor"
-
-    def __init__(self, redis_url: str, direct: redis.Redis) -> None:
+    def __init__(self, module: str, *args: str, python: str = sys.executable, ready_s: float = _READY_S) -> None:
         self.port = free_port()
-        self._redis = direct
-        command = [sys.executable, "-m", "loadtest.floor", "--port", str(self.port), "--redis-url", redis_url]
-        self._process = subprocess.Popen(command, cwd=ROOT)
-        deadline = time.monotonic() + 20
+        self._process = subprocess.Popen([python, "-m", module, "--port", str(self.port), *args], cwd=ROOT)
+        deadline = time.monotonic() + ready_s
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
@@ -94,12 +92,39 @@ class FloorProcess:
             except OSError:
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     self.close()
-                    raise RuntimeError("the floor did not start") from None
+                    raise RuntimeError(f"{module} did not start") from None
                 time.sleep(0.02)
 
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+
+class FloorProcess:
+    """The floor in a process of its own."""
+
+    name = "floor"
+
+    def __init__(self, redis_url: str, direct: redis.Redis) -> None:
+        self._redis = direct
+        self._served = Served("loadtest.floor", "--redis-url", redis_url)
+
+    @property
+    def pids(self) -> Sequence[int]:
+        return [self._served.pid]
+
+    @property
+    def ports(self) -> Sequence[int]:
+        return [self._served.port]
 
     def prefill(self, count: int, items: int) -> list[str]:
         names = [f"conv_{secrets.token_hex(11)}" for _ in range(count)]
@@ -116,31 +141,30 @@ class FloorProcess:
         return None
 
     def close(self) -> None:
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+        self._served.close()
 
 
 class AgentrtPod:
     """`agentrt serve` with the demo agents, as in production."""
 
-    def __init__(self, redis_url: str, *, window: int | None = None) -> None:
+    def __init__(self, redis_url: str, *, name: str = "bench", agents: str = "", **settings: object) -> None:
+        """`agents`: another target than the demo's; `settings`: AGENTRT_* in lower case."""
         self.name = "agentrt"
-        env = {} if window is None else {"AGENTRT_WINDOW_ITEMS": str(window)}
-        self._pod = Pod(redis_url, name="bench", env=env)
+        env = {f"AGENTRT_{name.upper()}": str(value) for name, value in settings.items()}
+        self._pod = Pod(redis_url, name=name, env=env, target=agents or "agentrt.demo:agents")
         try:
-            self._pod.start()
+            self._pod.start(wait=False).wait_ready(_READY_S)
         except BaseException:
             self.close()
             raise
 
     @property
-    def pid(self) -> int:
-        return self._pod.pid
+    def pids(self) -> Sequence[int]:
+        return [self._pod.pid]
+
+    @property
+    def ports(self) -> Sequence[int]:
+        return [self._pod.port]
 
     @property
     def port(self) -> int:
@@ -166,6 +190,33 @@ class AgentrtPod:
 
     def close(self) -> None:
         self._pod.stop()
+
+
+class Fleet:
+    """Some pods as one server: connections go to them round and round."""
+
+    def __init__(self, pods: Sequence[AgentrtPod]) -> None:
+        self.name = f"{len(pods)} pods"
+        self._pods = pods
+
+    @property
+    def pids(self) -> Sequence[int]:
+        return [pid for pod in self._pods for pid in pod.pids]
+
+    @property
+    def ports(self) -> Sequence[int]:
+        return [pod.port for pod in self._pods]
+
+    def prefill(self, count: int, items: int) -> list[str]:
+        return self._pods[0].prefill(count, items)
+
+    def sent(self) -> tuple[float, float]:
+        counts = [pod.sent() for pod in self._pods]
+        return sum(units for units, _ in counts), sum(writes for _, writes in counts)
+
+    def close(self) -> None:
+        for pod in self._pods:
+            pod.close()
 
 
 def _post(http: HTTPConnection, path: str, body: bytes) -> bytes:

@@ -94,6 +94,13 @@ class RedisServer:
                 time.sleep(0.01)
         raise RuntimeError("redis-server did not answer")
 
+    @property
+    def version(self) -> str:
+        """As the server tells it."""
+        with self.client() as client:
+            info: dict[str, str] = client.info("server")  # type: ignore[assignment]
+            return str(info["redis_version"])
+
     def client(self, **kwargs: object) -> redis.Redis:
         """A plain redis-py client, for looking from outside."""
         return redis.Redis(port=self.port, socket_timeout=5, **kwargs)  # type: ignore[arg-type]

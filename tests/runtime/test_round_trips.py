@@ -8,6 +8,8 @@ import pytest
 
 from agentrt.agent import Agent, Effect
 from agentrt.models.base import ModelEvent, ModelRequest, TextDelta, ToolCall
+from agentrt.store.keys import new_id
+from agentrt.store.ownership import Owned, Owner
 from agentrt.tools.function import tool
 from tests.runtime.conftest import Runtime, running
 
@@ -62,3 +64,22 @@ async def test_a_quota_costs_no_wait(redis_url: str) -> None:
     async with running(redis_url, [Agent("a", model="test:m")], {"m": answer}, **limits) as runtime:  # type: ignore[dict-item]
         await runtime.turn("a", "warm up: the scripts are loaded on first use")
         assert await unwaited(runtime, 2) in {0, 1}
+
+
+async def test_a_takeover_waits_once(redis_url: str) -> None:
+    """The claim brings all that the pod needs to go on: window, run and journal."""
+    agent = Agent("a", model="test:m", tools=[look])
+    async with running(redis_url, [agent], {"m": stepping(0, 0)}) as runtime:  # type: ignore[dict-item]
+        found = []
+        for _ in range(3):
+            place = await runtime.enter(runtime.begin("a", "hello"))
+            assert place.owned is not None
+            before = runtime.writes
+            dead = Owner(place.run, place.owned.token, "pod")
+            claimed = await runtime.services.sessions.claim(place.session, dead, new_id())
+            found.append(runtime.writes - before)
+            assert isinstance(claimed, Owned) and claimed.record is not None
+            assert claimed.record["status"] == b"running"
+            place.owned = claimed
+            await runtime.admission.run(place)
+        assert min(found) == 1

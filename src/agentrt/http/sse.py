@@ -6,7 +6,7 @@ No `id:` and no `retry:` lines: the openai client fails at the next comment afte
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 
 from starlette.types import Receive, Scope, Send
@@ -14,10 +14,12 @@ from starlette.types import Receive, Scope, Send
 from agentrt.http.errors import ApiError
 from agentrt.runtime.log import Frame
 from agentrt.runtime.response import TERMINAL_EVENTS
+from agentrt.tasks import end
 
 __all__ = ["EventStream", "named"]
 
 _KEEP_ALIVE_S = 15.0
+"""A client hears something at least this often: proxies cut what is idle for longer, many at 30 s."""
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache, no-transform"),
@@ -64,49 +66,55 @@ class EventStream:
                 await sending
 
     async def _send(self, send: Send) -> None:
-        started = ended = False
-
-        async def begin() -> None:
-            nonlocal started
-            if not started:
-                started = True
-                await send({"type": "http.response.start", "status": 200, "headers": self._headers})
-
-        async with aclosing(self._batches) as batches:
-            following: asyncio.Task[list[Frame]] | None = None
-            try:
-                while True:
-                    following = asyncio.ensure_future(anext(batches))
-                    while not (await asyncio.wait({following}, timeout=_KEEP_ALIVE_S))[0]:
-                        await begin()
-                        await _write(send, b": keep-alive\n\n")
-                    try:
-                        batch = following.result()
-                    except StopAsyncIteration:
-                        break
+        way, ended = _Way(send, self._headers), False
+        # A timer of its own: a wait with a limit around every batch would cost more than the batch.
+        silence = asyncio.create_task(way.break_silence())
+        try:
+            async with aclosing(self._batches) as batches:
+                async for batch in batches:
                     ended = batch[-1][1] in TERMINAL_EVENTS
                     data = b"".join([self._render(frame) for frame in batch])
                     if data:
-                        await begin()
-                        await _write(send, data)
-            except ApiError as error:
-                if not started:
-                    raise
-                await _write(send, b"data: %b\n\n" % bytes(error.response().body))
-                ended = True
-            finally:
-                if following is not None and not following.done():
-                    following.cancel()
-                    with suppress(asyncio.CancelledError):
-                        await following
-        await begin()
-        if ended or not self._gone.is_set():
-            await _write(send, b"data: [DONE]\n\n")
+                        await way.write(data)
+        except ApiError as error:
+            if not way.begun:
+                raise
+            await way.write(b"data: %b\n\n" % bytes(error.response().body))
+            ended = True
+        finally:
+            await end(silence)
+        await way.write(b"data: [DONE]\n\n" if ended or not self._gone.is_set() else b"")
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _write(send: Send, data: bytes) -> None:
-    await send({"type": "http.response.body", "body": data, "more_body": True})
+class _Way:
+    """The way to one client: one write at a time, the response's start before the first of them."""
+
+    def __init__(self, send: Send, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        self._send = send
+        self._headers = headers
+        self._one = asyncio.Lock()
+        self._silent = False
+        self.begun = False
+        """Whether the client has the status."""
+
+    async def write(self, data: bytes) -> None:
+        self._silent = False
+        async with self._one:
+            if not self.begun:
+                self.begun = True
+                await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
+            if data:
+                await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def break_silence(self) -> None:
+        """Write a comment when nothing was written for half of `_KEEP_ALIVE_S` to all of it, until cancelled."""
+        with suppress(OSError):  # the client has left, which its own watch finds
+            while True:
+                self._silent = True
+                await asyncio.sleep(_KEEP_ALIVE_S / 2)
+                if self._silent and not self._one.locked():
+                    await self.write(b": keep-alive\n\n")
 
 
 async def _left(receive: Receive) -> None:

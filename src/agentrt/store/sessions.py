@@ -193,7 +193,9 @@ class Sessions:
         )
         unit.behind = behind
         unit.command("LRANGE", keys.items, -self._config.window_items, -1).command("HGET", keys.hash, "summary")
-        reply, window, summary = await self._redis.execute(unit)
+        # Read behind the claim in the same write; should yet another pod claim in between, the token tells.
+        unit.command("HGETALL", run.hash).command("HGETALL", run.effects)
+        reply, window, summary, record, effects = await self._redis.execute(unit)
         if isinstance(reply, list):
             if reply[0] in {b"lost", b"missing", b"intents"}:
                 return None
@@ -202,7 +204,7 @@ class Sessions:
             raise unexpected(reply, f"claim {run_id}")
         owned = self._owned(keys, run, token, reply, window)
         owned.summary = summary or b""
-        await self.load(owned, window)
+        self._take_over(owned, window, record, effects)
         return owned
 
     async def load(self, owned: Owned, lines: list[bytes]) -> None:
@@ -210,6 +212,10 @@ class Sessions:
         unit = Unit(owned.session.tag)
         unit.command("HGETALL", owned.run.hash).command("HGETALL", owned.run.effects)
         record, effects = await self._redis.execute(unit)
+        self._take_over(owned, lines, record, effects)
+
+    def _take_over(self, owned: Owned, lines: list[bytes], record: list[bytes], effects: list[bytes]) -> None:
+        """What earlier attempts wrote becomes part of what this one knows. Raises `OwnershipLost`."""
         fields: dict[str, Any] = {record[i].decode(): record[i + 1] for i in range(0, len(record), 2)}
         if fields.get("token") != owned.token.encode():
             raise OwnershipLost(f"run {owned.run.id}: claimed by another pod")
