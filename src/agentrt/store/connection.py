@@ -16,10 +16,10 @@ from typing import Any
 
 from agentrt.errors import NotAcknowledged, OutcomeUnknown, ScriptError, StoreUnavailable
 from agentrt.store.address import RedisOptions, check_url, new_connection
-from agentrt.store.keys import Slot
 from agentrt.store.multiplexer import MultiplexerLimits, RedisReplyError, Stats
 from agentrt.store.nodes import REDIRECTS, Line, Nodes, open_nodes
 from agentrt.store.scripts import Operand, Script, load_all, pack
+from agentrt.store.slots import Slot
 from agentrt.store.tenants import TenantNodes, TenantUsers
 
 __all__ = ["DOWN", "Redis", "RedisOptions", "Sent", "Unit", "check_url", "new_connection"]

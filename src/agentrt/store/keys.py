@@ -148,6 +148,8 @@ import re
 import secrets
 from functools import cached_property
 
+from agentrt.store.slots import Slot
+
 __all__ = [
     "ID",
     "AccessKeys",
@@ -156,7 +158,6 @@ __all__ = [
     "QuotaKeys",
     "RunKeys",
     "SessionKeys",
-    "Slot",
     "UserKeys",
     "derive_id",
     "is_id",
@@ -168,7 +169,6 @@ __all__ = [
     "pods_key",
     "probe_key",
     "schema_key",
-    "slot_of",
     "users_channel",
 ]
 
@@ -214,24 +214,6 @@ def is_id(text: str) -> bool:
 def is_name(text: str) -> bool:
     """Whether `text` may be a tenant or a user."""
     return _NAME.fullmatch(text) is not None
-
-
-class Slot(bytes):
-    """What the braces of a key hold, and whose it is: a tenant's commands may have to go under its own Redis user."""
-
-    tenant: str
-
-    def __new__(cls, raw: bytes, tenant: str) -> Slot:
-        made = super().__new__(cls, raw)
-        made.tenant = tenant
-        return made
-
-
-def slot_of(key: bytes) -> bytes:
-    """The slot of a key as it was found."""
-    tag = key.partition(b"{")[2].partition(b"}")[0]
-    tenant, slash, _ = tag.partition(b"/")
-    return Slot(tag, tenant.decode(errors="replace")) if slash else tag
 
 
 class RunKeys:

@@ -8,7 +8,8 @@ from typing import Any
 
 from agentrt.records import SCHEMA_VERSION
 from agentrt.store.connection import Redis, Unit
-from agentrt.store.keys import QueueKeys, slot_of
+from agentrt.store.keys import QueueKeys
+from agentrt.store.slots import slot_of
 
 __all__ = ["BIG_BYTES", "Sample", "take_sample"]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentrt.store.connection import Redis, Unit
-from agentrt.store.keys import slot_of
+from agentrt.store.slots import slot_of
 
 __all__ = ["Scan"]
 
