@@ -118,7 +118,7 @@ memory-long: setup
 	AGENTRT_MEMORY_TURNS=2000 $(BIN)/python -m pytest -q tests/memory/test_long.py
 
 memory-bench: setup
-	$(BIN)/python -m loadtest.memory --write
+	$(BIN)/python -m loadtest.recall --write
 
 failovers: setup
 	AGENTRT_FULL=1 $(BIN)/python -m pytest -q -s tests/fault/test_sentinel.py tests/fault/test_cluster.py

@@ -8,7 +8,7 @@ import sys
 
 from loadtest.driver import ROOT
 
-BENCHES = ("turns", "locks", "tools", "streams", "providers", "scaling", "shards", "profile")
+BENCHES = ("turns", "locks", "tools", "streams", "providers", "recall", "scaling", "shards", "profile")
 
 
 def main() -> int:

@@ -1,119 +1,82 @@
-"""What recall costs: a real Redis, and one pod's own code against it. A part of `make memory-bench`.
+"""What recall costs, and what a memory costs a turn; goal 7 of the project.
 
-100,000 turns over 1,000 users, beside them one user with 2,000 and one with 20,000. A measurement is what a turn does:
-read the head of the user with what is new in the same round trip, then search the decoded index, hybrid. The embedder
-is a hash: it costs nothing, and the search does not care where numbers come from.
+Redis has a core, this process has the other one.
 """
 
 from __future__ import annotations
 
-import hashlib
-import random
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from statistics import median
 
-import numpy
+import uvloop
+from tests.harness.redis_server import RedisServer
 
-from agentrt.memory.turns import Memory
-from agentrt.runtime.recollections import Recollections
-from agentrt.store.connection import Redis, RedisOptions
-from agentrt.store.keys import UserKeys
-from agentrt.store.ownership import StoreConfig
-from agentrt.store.users import Turn, Users
+from loadtest import remembering, searches
+from loadtest.figures import Goal, Section, Table, command_line, number
+from loadtest.searches import Figures
+from loadtest.servers import LOAD_CORE, SERVER_CORE, on_core
 
-__all__ = ["Figures", "fill", "measure", "sentence"]
+_TEXT = """100,000 turns over 1,000 users, beside them one user with 2,000 and one with 20,000, with 384-dimensional
+embeddings; a turn of 14 words with its embedding takes {each:.0f} bytes of Redis. A search reads the head of the user
+from Redis, as the first round trip of a turn does, and searches the index that the pod holds; the question's embedding
+costs nothing here. Best of the rounds of 400 questions; `cold`: the first search, which reads all turns.
 
-SIZE = 384
-_LETTERS = str.maketrans("0123456789", "ghijklmnop")
-_WORDS = [hashlib.sha256(str(n).encode()).hexdigest()[:7].translate(_LETTERS) for n in range(4000)]
-_QUESTIONS = 400
-_ROUNDS = 3
-
-
-class _Hashed:
-    """Vectors out of a hash."""
-
-    name = "hash"
-
-    async def embed(self, texts: Sequence[str]) -> Sequence[Sequence[float]]:
-        return [_vector(text).tolist() for text in texts]
+The turn: one pod's runtime, from `begin` to `commit`, 16 at once, a window of 50 items, users with {turns} turns and
+{facts} facts; a model that answers at once, no HTTP, jobs left to other pods. `read` is the one read that a memory
+adds."""
+_TIME = (
+    "a time, not CPU: what others on the machine take of the core is in it many times over (see the load in the "
+    "section's last line, and the CPU of a search in its table); to be measured where nothing else runs"
+)
+_TURN = (
+    "the search, a dozen calls of numpy, and the lines of what it found cost as much as a turn that asks no model and "
+    "has no HTTP"
+)
 
 
-def _vector(text: str) -> Any:
-    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-    found = numpy.random.default_rng(seed).standard_normal(SIZE).astype(numpy.float32)
-    return found / numpy.linalg.norm(found)
-
-
-def sentence(chance: random.Random) -> str:
-    """Words as common as words are: the n-th with a frequency of 1/n."""
-    return " ".join(_WORDS[int(4000 ** chance.random()) - 1] for _ in range(14))
-
-
-async def fill(users: Users, user: UserKeys, count: int, chance: random.Random, *, embedded: bool) -> None:
-    texts = [sentence(chance) for _ in range(count)]
-    turns = [
-        Turn(f"m{n}", Memory.of(f"m{n}", f"s{n // 40}", "user", n, text, 0).encode()) for n, text in enumerate(texts)
+def section(
+    figures: Sequence[Figures], each: float, turns: Mapping[str, list[tuple[float, float]]], redis: str
+) -> Section:
+    """Goal 7."""
+    two, twenty = (
+        next(one for one in figures if one.kind == "hybrid" and one.turns == count) for count in (2_000, 20_000)
+    )
+    goals = [
+        Goal(7, "recall, hybrid, 2,000 turns, p50, ms", "most", 1, [two.p50_s * 1e3], _TIME),
+        Goal(7, "recall, hybrid, 2,000 turns, p99, ms", "most", 10, [two.p99_s * 1e3], _TIME),
+        Goal(7, "recall, hybrid, 20,000 turns, p99, ms", "most", 10, [twenty.p99_s * 1e3], _TIME),
+        Goal(7, "CPU, turn with a memory / without and its read", "most", 1.2, remembering.ratios(turns), _TURN),
     ]
-    await users.remember(user, "", turns)
-    if embedded:
-        gen = (await users.head(user)).gen
-        for start in range(0, count, 500):
-            page = texts[start : start + 500]
-            vectors = {start + 1 + n: _vector(text).astype(numpy.float16).tobytes() for n, text in enumerate(page)}
-            await users.embed(user, gen, vectors)
+    found = [
+        [f"{one.turns:,}, {one.kind}", *(number(s * 1e3) for s in (one.p50_s, one.p99_s, one.cpu_s, one.cold_s))]
+        for one in figures
+    ]
+    costs = [
+        [name, *(f"{of([cpu for cpu, _ in rounds]):,.0f}" for of in (median, min, max))]
+        for name, rounds in turns.items()
+    ]
+    tables = [
+        Table(("search", "p50, ms", "p99, ms", "CPU, ms", "cold, ms"), found),
+        Table(("turn", "CPU, µs", "least", "most"), costs),
+    ]
+    kept = {f"turn_{name}_memory_cpu_us": median(cpu for cpu, _ in turns[name]) for name in ("with", "without")}
+    text = _TEXT.format(each=each, turns=remembering.TURNS, facts=remembering.FACTS)
+    return Section("recall", "Recall (goal 7)", text, goals, tables, (), kept, ("numpy",), redis)
 
 
-async def _measure(
-    users: Users, user: UserKeys, chance: random.Random, *, hybrid: bool
-) -> tuple[list[float], float, float]:
-    """Seconds of each question, sorted; of the first, cold one; and of CPU for each."""
-    recollections, embedder = Recollections(users), _Hashed() if hybrid else None
-    begun = time.perf_counter()
-    await recollections.search(await users.head(user), sentence(chance), 12, embedder)
-    cold_s = time.perf_counter() - begun
-    taken, cpu = [], time.process_time()
-    for _ in range(_QUESTIONS):
-        question = " ".join(sentence(chance).split()[:7])
-        known = recollections._shelves[f"{user.tenant}/{user.user}"].index.upto
-        begun = time.perf_counter()
-        await recollections.search(await users.head(user, known), question, 12, embedder)
-        taken.append(time.perf_counter() - begun)
-    return sorted(taken), cold_s, (time.process_time() - cpu) / _QUESTIONS
+def measured(quick: bool) -> Section:
+    """Goal 7, measured."""
+    with ExitStack() as stack:
+        with on_core(LOAD_CORE):
+            redis = stack.enter_context(RedisServer())
+        stack.enter_context(on_core(SERVER_CORE))
+        turns = uvloop.run(remembering.measure(redis.url, *((3, 160) if quick else (9, 480))))
+        with redis.client() as client:
+            client.flushall()
+            figures, each = uvloop.run(searches.measure(redis.url, client, 1 if quick else 3))
+        return section(figures, each, turns, redis.version)
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """Of one kind of search over one user's turns; seconds. `cold_s`: the first one, which reads all of them."""
-
-    turns: int
-    kind: str
-    p50_s: float
-    p99_s: float
-    cpu_s: float
-    cold_s: float
-
-
-async def measure(redis_url: str, client: Any) -> tuple[list[Figures], float]:
-    """The figures, the best of three rounds each, and the bytes of Redis for a turn with its embedding."""
-    chance, found = random.Random(1), list[Figures]()
-    redis = Redis(RedisOptions(redis_url, reply_timeout_s=30))
-    await redis.start()
-    users = Users(redis, StoreConfig("bench"), 86_400)
-    for number in range(1000):
-        await fill(users, UserKeys("bench", f"u{number}"), 78, chance, embedded=False)
-    before = client.info("memory")["used_memory"]
-    await fill(users, UserKeys("bench", "two"), 2_000, chance, embedded=True)
-    each = (client.info("memory")["used_memory"] - before) / 2_000
-    await fill(users, UserKeys("bench", "twenty"), 20_000, chance, embedded=True)
-    for name, turns in (("two", 2_000), ("twenty", 20_000)):
-        user = UserKeys("bench", name)
-        for hybrid in (False, True):
-            rounds = [await _measure(users, user, chance, hybrid=hybrid) for _ in range(_ROUNDS)]
-            p50_s, p99_s = (min(taken[int(len(taken) * part)] for taken, _, _ in rounds) for part in (0.5, 0.99))
-            cold_s, cpu_s = min(cold for _, cold, _ in rounds), min(cpu for _, _, cpu in rounds)
-            found.append(Figures(turns, "hybrid" if hybrid else "lexical", p50_s, p99_s, cpu_s, cold_s))
-    await redis.aclose()
-    return found, each
+if __name__ == "__main__":
+    command_line("recall", "What recall costs, and what a memory costs a turn.", measured)

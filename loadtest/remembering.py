@@ -18,9 +18,9 @@ from tests.runtime.conftest import Runtime, running
 
 from agentrt.agent import Agent
 from agentrt.store.keys import SessionKeys, UserKeys
-from loadtest.recall import fill, sentence
+from loadtest.searches import fill, sentence
 
-__all__ = ["TURNS", "measure", "ratio"]
+__all__ = ["FACTS", "TURNS", "measure", "ratios"]
 
 TURNS = 500
 """Turns that each user has said before; and facts:"""
@@ -88,7 +88,7 @@ async def measure(redis_url: str, rounds: int, count: int) -> dict[str, list[tup
         return found
 
 
-def ratio(found: Mapping[str, list[tuple[float, float]]], which: int) -> float:
-    """A turn with a memory over one without and its read: the median of the rounds' ratios. 0: CPU, 1: p50."""
+def ratios(found: Mapping[str, list[tuple[float, float]]]) -> list[float]:
+    """CPU of a turn with a memory over one without and its read, by round."""
     rounds = zip(found["with"], found["without"], found["read"], strict=True)
-    return median(ours[which] / (bare[which] + read[which]) for ours, bare, read in rounds)
+    return [ours[0] / (bare[0] + read[0]) for ours, bare, read in rounds]

@@ -103,7 +103,7 @@ class Adapter:
         for pod in self.pods:
             pod.start(wait=False)
         for pod in self.pods:
-            pod.wait_ready(60)
+            pod.wait_ready(180)
         self._clients = [httpx2.Client(base_url=pod.url, timeout=60, verify=NO_TLS) for pod in self.pods]
         self._turn = itertools.cycle(self._clients)
         return self
@@ -248,7 +248,7 @@ class Adapter:
             pod.kill()
             pod.start(wait=False)
         for pod in self.pods:
-            pod.wait_ready(60)
+            pod.wait_ready(180)
 
     def fact_id(self, tenant: str, user: str, op: Mapping[str, Any]) -> str:
         """The id of the fact that a step names by its key, or by part of it."""
