@@ -116,6 +116,7 @@ mount -t tmpfs -o size=64m,mode=1777 tmpfs "$ROOTFS/tmp"
 mount -t tmpfs -o size=1m,mode=755 tmpfs "$ROOTFS/dev"
 for device in null zero urandom; do touch "$ROOTFS/dev/$device"; mount --bind "/dev/$device" "$ROOTFS/dev/$device"; done
 mount -t proc proc "$ROOTFS/proc"
+mkdir -p "$ROOTFS/app"  # runtimes make the working directory where a builder did not
 mount -o remount,bind,ro "$ROOTFS"
 exec chroot "$ROOTFS" /usr/bin/setpriv --reuid=10001 --regid=10001 --clear-groups --no-new-privs --bounding-set=-all \
   --inh-caps=-all /usr/bin/env -i -C /app "$@"
