@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from loadtest.driver import ROOT
 from loadtest.figures import Section, Table, kept, number
 from loadtest.plot import svg
+from loadtest.provider import PIECES
 from loadtest.simulation.autoscaler import Rules
 from loadtest.simulation.check import Compared, compare, times_of
 from loadtest.simulation.study import autoscaling, latencies, throughput
@@ -21,7 +22,9 @@ from loadtest.simulation.system import Times
 __all__ = ["Need", "Use", "need"]
 
 SESSIONS = (1_000, 100_000, 10_000_000)
-_NEEDED = ("turns", "scaling", "shards", "streams", "tools")
+_MODEL_S = 1.0
+"""Of the simulated turns: what is added to it, and what pods and shards carry, does not depend on it."""
+_NEEDED = ("turns", "scaling", "shards", "streams", "tools", "providers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,8 @@ class Use:
     reply_tokens: float = 300.0
     tokens_s: float = 60.0
     """How fast the model speaks."""
+    tokens_event: float = 3.0
+    """Tokens in one event of a provider's stream."""
     tool_steps: float = 0.3
     """Steps with a tool call in a turn, on average."""
     item_kb: float = 1.0
@@ -86,10 +91,11 @@ class Need:
 def cost(use: Use, found: Mapping[str, Mapping[str, float]]) -> Cost:
     """A turn as people have them, out of what was measured apart."""
     turns, shards, streams, tools = (found[name] for name in ("turns", "shards", "streams", "tools"))
-    spoken = use.reply_tokens * streams["token_cpu_us"]
+    events = use.reply_tokens / use.tokens_event
+    spoken = events * (streams["token_cpu_us"] + found["providers"]["anthropic_adapter_cpu_us"] / PIECES)
     pod_us = turns["cpu_us_16_100"] + spoken + use.tool_steps * tools["step_cpu_us_1"]
     shard_us = turns["redis_cpu_us_16_100"] - shards["lease_redis_us"]
-    shard_us += use.reply_tokens * streams["token_redis_cpu_us"] + use.tool_steps * tools["step_redis_cpu_us_1"]
+    shard_us += events * streams["token_redis_cpu_us"] + use.tool_steps * tools["step_redis_cpu_us_1"]
     item = max(0.0, shards["item_bytes"] - 300) + use.item_kb * 1024
     held = shards["session_bytes"] + use.kept_items * item + use.kept_runs * (shards["run_bytes"] + use.item_kb * 1024)
     return Cost(pod_us, shard_us, shards["lease_redis_us"], held)
@@ -131,7 +137,7 @@ so CPU times are rather too long than too short.
 Pods are one core and half a GiB each; a shard is a core and {shard_gib:.0f} GiB of data, twice that in memory, with
 {replicas:.0f} replica. Prices are assumptions, `--core-hour {core_hour} --gib-hour {gib_hour}`, and every other
 assumption is a flag too: `python -m loadtest.capacity --help`. What the model provider takes is not in it, and is
-usually the greater part by far; adapters' CPU stands in benchmarks.md and comes on top where replies are long.
+usually the greater part by far.
 
 ## Partitioning
 
@@ -144,11 +150,12 @@ usually the greater part by far; adapters' CPU stands in benchmarks.md and comes
 
 ## What gives way first
 
-1. **The pods' CPU**, long before anything else, and only that: more pods. {pod_share}
-2. **Memory of Redis** for sessions that nobody talks in any more: `AGENTRT_SESSION_TTL_S` bounds them.
-3. **The queue's shard**, at {queue_limit:,.0f} turns/s ({queue_sessions} open sessions as above). Put its slot on a
+1. **The pods' CPU**: more pods. {pod_share} Most of it is the provider's stream, event by event.
+2. **The shards' CPU**, {shard_part:.0%} of the pods', most of it the event log of what is streamed: more masters.
+3. **Memory of Redis** for sessions that nobody talks in any more: `AGENTRT_SESSION_TTL_S` bounds them.
+4. **The queue's shard**, at {queue_limit:,.0f} turns/s ({queue_sessions} open sessions as above). Put its slot on a
    master of its own (`CLUSTER SETSLOT`); beyond that run several deployments, with tenants spread over them.
-4. **Connections**: three a pod at one Redis. 1,000 pods are some 3,000; the default of `maxclients` is 10,000.
+5. **Connections**: three a pod at one Redis. 1,000 pods are some 3,000; the default of `maxclients` is 10,000.
 
 ## The simulation
 
@@ -156,7 +163,7 @@ A discrete-event model (`loadtest/simulation`): pods with a core and slots, shar
 the chart's rules. Its engine is held to M/M/c and M/G/1 by `tests/unit/test_simulation.py`. It knows no lost pods, no
 network, no persistence of Redis.
 
-**Checked against real runs** of 1, 2 and 4 pods on one core (`loadtest/scaling.py`: {scaling}). The time of a hop to
+**Checked against real runs** of 1, 2 and 4 pods on one core (`loadtest.scaling`, {scaling}). The time of a hop to
 Redis is taken from one run, marked; everything else is predicted. The pods got {share:.0%} of their core, since others
 were at work on the machine; the model gets as much.
 
@@ -168,7 +175,7 @@ With CPU as measured on cores of their own, hops of 0.2 ms, models of {model_s:.
 
 {plots}
 
-A spike to ten times the load, two pods to begin with, pods that need 10 s to start:
+A spike to ten times the load, two pods of 4 slots to begin with, pods that need 10 s to start:
 
 {spike}
 """
@@ -246,10 +253,10 @@ def render(use: Use, sections: Mapping[str, Section]) -> tuple[str, dict[str, st
     needs = [need(sessions, use, of) for sessions in SESSIONS]
     compared = compare(found["scaling"], found["shards"])
     _, share = times_of(found["scaling"], found["shards"])
-    quiet = Times(of.pod_us / 1e6, of.shard_us / 1e6, 0.0002, use.reply_s, lease_redis=of.queue_us / 1e6)
+    quiet = Times(of.pod_us / 1e6, of.shard_us / 1e6, 0.0002, _MODEL_S, lease_redis=of.queue_us / 1e6)
     slots = int(use.slots)
-    spike, spiked = autoscaling(quiet, 32, 10, 100, Rules())
-    plots = [throughput(quiet, (1, 4, 16, 64), (10, 30, 100, 300, 1_000), slots), latencies(quiet, 20, slots)]
+    spike, spiked = autoscaling(quiet, 4, 5, 50, Rules())
+    plots = [throughput(quiet, (1, 4, 16, 64), (10, 100, 1_000), slots), latencies(quiet, 20, slots)]
     pictures = {plot.name: svg(plot) for plot in (*plots, spike)}
     queue_limit = 1e6 / of.queue_us
     stamp = sections["scaling"].stamp
@@ -266,11 +273,12 @@ def render(use: Use, sections: Mapping[str, Section]) -> tuple[str, dict[str, st
         queue_limit=queue_limit,
         queue_sessions=f"{queue_limit * (use.think_s + use.reply_s):,.0f}",
         pod_share=f"A core carries {1e6 / of.pod_us:.0f} such turns a second.",
+        shard_part=of.shard_us / of.pod_us,
         scaling=f"commit {stamp.commit}, {stamp.date}" if stamp else "",
         share=share,
         checked=_checked_table(compared),
         verdict=_verdict(compared),
-        model_s=use.reply_s,
+        model_s=_MODEL_S,
         model_slots=slots,
         plots="\n\n".join(f"![{plot.title}](plots/{plot.name}.svg)" for plot in plots),
         spike=Table(("", ""), [(name, number(value)) for name, value in spiked.items()]).markdown()

@@ -10,7 +10,7 @@ from loadtest.simulation.system import Layout, System, Times
 
 __all__ = ["Compared", "compare", "times_of"]
 
-_SECONDS = 20.0
+_SECONDS = 8.0
 _CALIBRATED = (1, 2)
 """Pods and connections of the one run that the hop is taken from; all others are predicted."""
 

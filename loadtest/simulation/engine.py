@@ -26,12 +26,13 @@ class Simulator:
         heapq.heappush(self._due, (self.now + delay_s, self._number, then))
 
     def run(self, until_s: float) -> None:
-        """Until that time, or until nothing is due any more."""
+        """Until that time; infinity: until nothing is due any more, and `now` is when the last thing was."""
         due = self._due
         while due and due[0][0] <= until_s:
             self.now, _, then = heapq.heappop(due)
             then()
-        self.now = max(self.now, until_s)
+        if until_s < float("inf"):
+            self.now = max(self.now, until_s)
 
 
 class Station:

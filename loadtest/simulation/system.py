@@ -51,7 +51,7 @@ class Layout:
 
 @dataclass(slots=True)
 class Seen:
-    """What was seen of turns that ended, from `since` on."""
+    """What was seen of turns that ended from `since` on."""
 
     since: float = 0.0
     latencies_s: list[float] = field(default_factory=list)
@@ -197,7 +197,7 @@ class System:
             self._open[pod] = None
             if self.queue:
                 self._take(pod)
-        if turn.arrived >= self.seen.since:
+        if simulator.now >= self.seen.since:
             self.seen.latencies_s.append(simulator.now - turn.arrived)
             self.seen.waits_s.append(turn.waited)
         turn.done()

@@ -34,13 +34,14 @@ def test_never_less_than_two_pods_and_a_shard() -> None:
 def test_a_turn_is_made_of_what_was_measured() -> None:
     found = {
         "turns": {"cpu_us_16_100": 1_000.0, "redis_cpu_us_16_100": 300.0},
+        "providers": {"anthropic_adapter_cpu_us": 500.0},
         "streams": {"token_cpu_us": 10.0, "token_redis_cpu_us": 1.0},
         "tools": {"step_cpu_us_1": 500.0, "step_redis_cpu_us_1": 100.0},
         "shards": {"lease_redis_us": 50.0, "session_bytes": 500.0, "item_bytes": 320.0, "run_bytes": 2_000.0},
     }
-    use = replace(USE, reply_tokens=100, tool_steps=2, item_kb=1, kept_items=10, kept_runs=1)
+    use = replace(USE, reply_tokens=200, tokens_event=2, tool_steps=2, item_kb=1, kept_items=10, kept_runs=1)
     of = cost(use, found)
-    assert of.pod_us == pytest.approx(1_000 + 1_000 + 1_000)
+    assert of.pod_us == pytest.approx(1_000 + 100 * (10 + 500 / 50) + 1_000)
     assert of.shard_us == pytest.approx(250 + 100 + 200)
     assert of.queue_us == 50
     assert of.session_bytes == pytest.approx(500 + 10 * (20 + 1024) + 2_000 + 1024)
