@@ -110,7 +110,7 @@ def _floor(bench: Bench, url: str | None = None) -> FloorProcess:
 def _pod(bench: Bench, url: str | None = None, window: int | None = None) -> AgentrtPod:
     with on_core(SERVER_CORE):
         narrower = {} if window is None else {"window_items": window}
-        return AgentrtPod(url or bench.redis.url, **narrower)
+        return AgentrtPod(url or bench.redis.url, memory_jobs=0, **narrower)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,8 @@ bytes; pod and floor read the newest 50.
 
 Waits are counted by making every reply of Redis late by 10 and by 30 ms: a turn gets longer by the difference
 for each wait. Reads by Redis may be more: the lease is ended by a write that nobody waits for. Cells are
-agentrt / floor = ratio."""
+agentrt / floor = ratio. Jobs of the memory are left to other pods: a conversation that begins with 1,000 items has them
+summed up behind its first turns, twenty at a time."""
 _PYTHON = (
     "a response of 31 fields and its numbered events are built, stored and sent for every turn where the floor sends "
     "one line; the profile below shows the parts, docs/decisions.md what was taken out already"

@@ -7,12 +7,11 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import redis.asyncio
+from agents import Agent, ModelResponse, RunConfig, Runner, Usage, set_tracing_disabled
 from agents.extensions.memory import RedisSession
 from agents.memory import SessionSettings
 from agents.models.interface import Model
 from openai.types.responses import ResponseOutputMessage, ResponseOutputText
-
-from agents import Agent, ModelResponse, RunConfig, Runner, Usage, set_tracing_disabled
 
 __all__ = ["Framework"]
 

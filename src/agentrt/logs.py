@@ -47,3 +47,4 @@ def configure(level: str, style: str, pod: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Json(pod) if style == "json" else logging.Formatter(_TEXT))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # its INFO lines have URLs, and what stands in them

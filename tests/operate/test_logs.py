@@ -17,6 +17,7 @@ from agentrt.logs import RUN, configure
 configure("info", "json", "pod-a")
 log = logging.getLogger("agentrt.test")
 log.debug("not this")
+logging.getLogger("httpx2").info("HTTP Request: GET https://tool/?key=secret")
 log.info("hello %s", "there")
 RUN.set("0000000000000000000042")
 context = SpanContext(0xAB, 0xCD, is_remote=False, trace_flags=TraceFlags(1))

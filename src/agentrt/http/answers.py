@@ -18,8 +18,8 @@ from agentrt.runtime.turn import TurnEnd
 __all__ = ["final", "live"]
 
 
-async def final(to: Surface, place: Place) -> bytes | None:
-    """The final response body of a place, worked on here or followed; None where there is no such run any more.
+async def final(to: Surface, place: Place) -> bytes:
+    """The final response body of a place, worked on here or followed.
 
     Raises `ApiError` for a failure that may pass, so that clients send the message again.
     """
@@ -29,7 +29,8 @@ async def final(to: Surface, place: Place) -> bytes | None:
             return _checked(end)
     state = await to.following.result(place)
     if state is None or state.status not in TERMINAL:
-        return None
+        # Deleted by a client, or begun on a master that is lost: nothing was acknowledged, so it may be sent again.
+        raise ApiError(503, "server_error", "The run was removed while it went on.", retry_after_s=1)
     return _checked(TurnEnd(state.status, state.result, state.retry))
 
 

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from agentrt.http.answers import final, live
 from agentrt.http.chat_request import Messages, asked_options
 from agentrt.http.chat_stream import ChatStream, completion, completion_id
-from agentrt.http.errors import ApiError, invalid, json_response
+from agentrt.http.errors import invalid, json_response
 from agentrt.http.items import check_items
 from agentrt.http.limits import quota_headers
 from agentrt.http.requests import find_agent, new_begin
@@ -46,8 +46,6 @@ async def create(request: HttpRequest) -> ASGIApp:
         chunks = ChatStream(completion_id(place.session.id, place.run), asked, with_usage=usage)
         return EventStream(live(to, place), to.runs.gone, chunks.render, quota_headers(place.left))
     result = await final(to, place)
-    if result is None:
-        raise ApiError(503, "server_error", "The run was removed while it went on.", retry_after_s=1)
     return json_response(completion(orjson.loads(result)), headers=quota_headers(place.left))
 
 

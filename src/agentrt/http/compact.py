@@ -48,8 +48,6 @@ async def compact(request: HttpRequest) -> ASGIApp:
     if place.owned is not None and place.owned.record is None:
         place.request, place.inputs = asked, inputs
     result = await final(to, place)
-    if result is None:
-        raise ApiError(503, "server_error", "The run was removed while it went on.", retry_after_s=1)
     return json_response(_compaction(orjson.loads(result), place.run), headers=quota_headers(place.left))
 
 
