@@ -120,10 +120,12 @@ async def _error_response(request: Request, error: Exception) -> Response:
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:
-    """Starlette's own 404 and 405 in the API's shape."""
+    """Starlette's own 404 and 405 in the shape of their part of the surface."""
     status = error.status_code if isinstance(error, HTTPException) else 500
+    detail = str(getattr(error, "detail", "")) or "error"
     code = {404: "unknown_url", 405: "method_not_allowed"}.get(status, "http_error")
-    answer = ApiError(status, code, str(getattr(error, "detail", "")) or "error").response()
+    native = request.url.path.startswith("/operator/")
+    answer = Problem(status, detail, detail).response() if native else ApiError(status, code, detail).response()
     if status == 405:  # Starlette names the methods of one route only
         matching = [route for route in ROUTES if route.matches(request.scope)[0] != Match.NONE]
         answer.headers["allow"] = ", ".join(sorted({method for route in matching for method in route.methods or ()}))

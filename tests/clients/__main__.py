@@ -83,34 +83,39 @@ def run(client: Client, pods: list[Pod], log: Path) -> None:
     env = {key: value for key, value in os.environ.items() if not key.startswith(("OPENAI_", "PYTHON", "VIRTUAL_"))}
     env["CLIENTS_URL"] = pods[0].url
     with log.open("ab") as errors:
-        child = subprocess.Popen(
+        with subprocess.Popen(
             client.command(),
             env=env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-        )
-        timer = threading.Timer(TIMEOUT_S, child.kill)
-        timer.start()
-        assert child.stdout is not None
-        assert child.stdin is not None
-        for line in child.stdout:
-            word, _, rest = line.strip().partition(" ")
-            if word == "kill":
-                victim = next(pod for pod in pods if pod.alive and rest in {"", pod.name})
-                victim.kill()
-                child.stdin.write("killed\n")
-                child.stdin.flush()
-                _serving(victim.start(wait=False))  # the next kill must leave one that serves
-            elif word == "wait":
-                child.stdin.write("serving\n")
-                child.stdin.flush()
-            elif word in {"ok", "failed"}:
-                (client.passed if word == "ok" else client.failed).append(rest)
-        if child.wait() != 0:
-            client.failed.append(f"the script ended with {child.returncode}")
+        ) as child:
+            timer = threading.Timer(TIMEOUT_S, child.kill)
+            timer.start()
+            _follow(client, pods, child)
         timer.cancel()
+        if child.returncode != 0:
+            client.failed.append(f"the script ended with {child.returncode}")
+
+
+def _follow(client: Client, pods: list[Pod], child: subprocess.Popen[str]) -> None:
+    """Do what the script asks for, and keep what it tells, until it ends."""
+    assert child.stdout is not None
+    assert child.stdin is not None
+    for line in child.stdout:
+        word, _, rest = line.strip().partition(" ")
+        if word == "kill":
+            victim = next(pod for pod in pods if pod.alive and rest in {"", pod.name})
+            victim.kill()
+            child.stdin.write("killed\n")
+            child.stdin.flush()
+            _serving(victim.start(wait=False))  # the next kill must leave one that serves
+        elif word == "wait":
+            child.stdin.write("serving\n")
+            child.stdin.flush()
+        elif word in {"ok", "failed"}:
+            (client.passed if word == "ok" else client.failed).append(rest)
 
 
 def write(client: Client) -> None:

@@ -428,6 +428,16 @@ async def test_an_unknown_route(a: Client, path: str) -> None:
         check_error(await a.request(method, path), 404, None, "unknown_url")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/operator/nothing", 404), ("PUT", "/operator/queue", 405)]
+)
+async def test_an_unknown_native_route(a: Client, method: str, path: str, status: int) -> None:
+    answered = await a.request(method, path)
+    assert answered.status_code == status
+    assert answered.headers["content-type"] == "application/problem+json"
+    assert answered.json()["status"] == status
+
+
 WRONG_METHODS = [
     ("GET", "/v1/responses", {"POST"}),
     ("PUT", f"/v1/responses/{RESP}", {"GET", "DELETE"}),

@@ -18,7 +18,7 @@ STAND_FOR = {
     "retries": ("tests/store/test_multiplexer.py", "stopped_redis"),
     "pins": ("tests/memory/test_cases.py", "G01 or X37"),
     "keys": ("tests/memory/test_cases.py", "C05 or X16 or X17"),
-    "generation": ("tests/memory/test_cases.py", "X23"),
+    "generation": ("tests/memory/test_erasure.py", "extraction_brings_it_back"),
     "sweep": ("tests/store/test_queue.py", "becomes_an_entry or taker_that_dies"),
 }
 """By guard: the tests that must notice that it is gone."""
