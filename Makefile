@@ -34,8 +34,8 @@ PORT ?= 8000
 PODS ?= 2
 AGENT ?= agentrt.demo:agents
 COVERAGE_MIN ?= 80
-# Most tests wait for processes, not for a core; those of faults are about time: they run alone, and their pods as they
-# are in production, without the tracer of the coverage.
+# Most tests wait for processes, not for a core; those of tests/fault are about time: they run alone, and their pods as
+# they are in production, without the tracer of the coverage. Those of tests/chaos are not, and run beside others.
 WORKERS ?= 3
 PYTEST_ARGS ?=
 UPGRADE ?=
@@ -81,7 +81,7 @@ test: setup
 	$(BIN)/python -m pytest tests/fault $(PYTEST_ARGS)
 
 negative: setup
-	AGENTRT_FULL=1 $(BIN)/python -m pytest tests/negative tests/fault/test_two_writers.py -k "control or guard"
+	AGENTRT_FULL=1 $(BIN)/python -m pytest tests/negative tests/chaos/test_two_writers.py -k "control or guard"
 
 check: setup
 	$(BIN)/ruff check .
@@ -90,7 +90,7 @@ check: setup
 	$(BIN)/lint-imports
 
 kills: setup
-	AGENTRT_KILLED_RUNS=1000 AGENTRT_KILLS_REPORT=loadtest/kills.json $(BIN)/python -m pytest -q tests/fault/test_kills.py
+	AGENTRT_KILLED_RUNS=1000 AGENTRT_KILLS_REPORT=loadtest/kills.json $(BIN)/python -m pytest -q tests/chaos/test_kills.py
 
 kills-runs: setup
 	AGENTRT_KILLS_RUNS=10000 $(BIN)/python -m pytest -q tests/fault/test_overload.py -k exactly_once
@@ -127,7 +127,7 @@ failovers: setup
 mixed: setup
 	@rm -rf .venv/mixed && mkdir -p .venv/mixed
 	git archive $(REVISION) src | tar -x -C .venv/mixed
-	AGENTRT_OLD_SRC=$(CURDIR)/.venv/mixed/src $(BIN)/python -m pytest -q -s tests/fault/test_two_schemas.py
+	AGENTRT_OLD_SRC=$(CURDIR)/.venv/mixed/src $(BIN)/python -m pytest -q -s tests/chaos/test_two_schemas.py
 
 bench: setup
 	$(BIN)/python -m loadtest $(BENCH)

@@ -34,7 +34,7 @@ def test_nothing_that_the_document_does_not_tell(redis_server: RedisServer, tmp_
             "--max-examples",
             "8",
             "--max-time",
-            "25",
+            "15",
             "--header",
             "Authorization: Bearer x",
         ]

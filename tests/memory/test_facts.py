@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentrt.memory import facts as ledger
@@ -128,6 +128,7 @@ def test_facts_by_similarity_alone_miss_the_one_that_counts(pins: bool) -> None:
 # --- pieces -----------------------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=40)
 @given(st.integers(0, 600), st.lists(st.text(min_size=1, max_size=60), max_size=40))
 def test_the_block_stays_within_its_budget(budget: int, values: list[str]) -> None:
     profile = [_known(value, number % 5 == 0) for number, value in enumerate(values)]

@@ -16,7 +16,7 @@ STAND_FOR = {
     "op_tokens": ("tests/store/test_idempotence.py", "reply_lost"),
     "renewal": ("tests/runtime/test_effects.py", "longer"),
     "retries": ("tests/store/test_multiplexer.py", "stopped_redis"),
-    "pins": ("tests/memory/test_cases.py", "G01 or X37"),
+    "pins": ("tests/memory/test_cases.py", "X37"),
     "keys": ("tests/memory/test_cases.py", "C05 or X16 or X17"),
     "generation": ("tests/memory/test_erasure.py", "extraction_brings_it_back"),
     "sweep": ("tests/store/test_queue.py", "becomes_an_entry or taker_that_dies"),
