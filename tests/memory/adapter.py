@@ -138,7 +138,7 @@ class Adapter:
             raise Refused(tenant)
         headers = {"authorization": f"Bearer {self._keys[tenant]}", **kwargs.pop("headers", {})}
         answer = next(self._turn).request(method, path, headers=headers, **kwargs)
-        if answer.status_code == 400 or (answer.status_code == 404 and "unknown_url" in answer.text):
+        if answer.status_code == 400 or (answer.status_code == 404 and answer.json().get("detail") == "Not Found"):
             raise Refused(answer.text)
         assert answer.status_code == 200, (method, path, answer.status_code, answer.text)
         return answer.json()
