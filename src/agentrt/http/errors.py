@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import orjson
 from starlette.responses import Response
 
-from agentrt.errors import DeclarationError, ForeignState, SchemaNewer, StoreUnavailable
+from agentrt.errors import DeclarationError, ForeignState, OwnershipLost, SchemaNewer, StoreUnavailable
 from agentrt.http.limits import quota_headers
 from agentrt.runtime.admission import InDoubt, Leaving, Locked, NoSuchSession, OtherBody, Overloaded
 from agentrt.runtime.allowance import QuotaExceeded
@@ -116,6 +116,8 @@ def to_api_error(error: Exception) -> ApiError:
             return ApiError(503, "pod_leaving", str(error), retry_after_s=error.retry_after_s)
         case SchemaNewer():
             return ApiError(503, "schema_newer", str(error), retry_after_s=5)
+        case OwnershipLost():  # of a message that nobody has worked on yet: its beginning went with a master, say
+            return ApiError(503, "server_error", "The run is no longer this pod's. Send it again.", retry_after_s=1)
         case StoreUnavailable():
             message = f"the state store is not available ({error.reason})"
             return ApiError(503, "store_unavailable", message, retry_after_s=1)
