@@ -57,9 +57,9 @@ DASHBOARDS = (
             ),
             Panel(
                 "Calls of models",
-                "By provider and outcome.",
+                "By model and outcome.",
                 "ops",
-                (("{{provider}} {{outcome}}", rate("agentrt_model_calls_total", "provider, outcome")),),
+                (("{{model}} {{outcome}}", rate("agentrt_model_calls_total", "model, outcome")),),
             ),
             Panel(
                 "Turns that fail",

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from ops.dashboards import DASHBOARDS, files
 
+from agentrt.telemetry import Telemetry
 from tests.harness.pod import Pod
 from tests.harness.prometheus import Prometheus
 from tests.harness.redis_server import RedisServer
@@ -52,6 +53,18 @@ def test_every_expression_is_promql_over_metrics_that_exist() -> None:
     known = exported() | RECORDED
     for expression in expressions():
         assert names_in(expression) and names_in(expression) <= known, expression
+
+
+def test_what_is_summed_by_labels_has_them() -> None:
+    """Prometheus sums by a label that does not exist without a word, into one nameless line."""
+    kept = Telemetry().registry._names_to_collectors
+    looked = 0
+    for expression in expressions():
+        for labels, name in re.findall(r"sum by \(([^)]*)\) \(rate\((agentrt_\w+)\{", expression):
+            has = {"le", "service", *getattr(kept[name], "_labelnames", ())}
+            assert set(labels.split(", ")) <= has, expression  # `service` is given by the scrape
+            looked += 1
+    assert looked > 20
 
 
 def test_counters_are_asked_for_their_rate() -> None:
