@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,6 +55,12 @@ def cost(items: list[Item]) -> int:
 )
 def test_the_estimate(text: str, tokens: int) -> None:
     assert estimate(text) == tokens
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_letters_count_in_fours_digits_in_threes_and_marks_one_by_one(text: str) -> None:
+    parts = re.findall(r"[A-Za-z]{1,4}|[0-9]{1,3}|[^\sA-Za-z0-9]", text)
+    assert estimate(text) == (len(parts) or int(bool(text)))
 
 
 @given(st.text())
