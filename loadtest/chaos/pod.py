@@ -1,7 +1,8 @@
-"""A pod of the chaos: `python -m loadtest.chaos.pod CLOCK GUARD serve ...`.
+"""A pod of the chaos: `python -m loadtest.chaos.pod CLOCK RELEASE GUARD serve ...`.
 
-Its wall clock is ahead by the seconds that stand in the file CLOCK, a double, and jumps when that is written. GUARD is
-taken out of it (tests/negative/guards.py); `-` for none.
+Its wall clock is ahead by the seconds that stand in the file CLOCK, a double, and jumps when that is written. It is of
+the release that the file RELEASE names when it starts: `NEW`, or `OLD`, which knows one version of the schema less.
+GUARD is taken out of it (tests/negative/guards.py); `-` for none.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import sys
 import time
 from pathlib import Path
 
+from tests.harness.pod_of_schema import be_of_the_release_before
 from tests.negative.guards import take_out
 
 from agentrt.cli import main
 
-__all__ = ["CLOCK"]
+__all__ = ["CLOCK", "NEW", "OLD"]
 
 CLOCK = struct.Struct("d")
 """What the file of a clock holds."""
+NEW, OLD = "new", "old"
 
 
 def _shift(path: Path) -> None:
@@ -40,8 +43,10 @@ def _shift(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    clock, guard = sys.argv.pop(1), sys.argv.pop(1)
+    clock, release, guard = sys.argv.pop(1), sys.argv.pop(1), sys.argv.pop(1)
     _shift(Path(clock))
+    if Path(release).read_text() == OLD:
+        be_of_the_release_before()
     if guard != "-":
         take_out(guard)
     main()

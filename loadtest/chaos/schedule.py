@@ -13,13 +13,16 @@ _PODS = {
     "stop": 20,
     "rolling": 3,
     "clock": 10,
+    "release": 4,
     "rate_limit": 6,
     "overloaded": 6,
     "cut_stream": 6,
 }
 """Of every topology, how likely each is. `kill`: SIGKILL to a pod, which is started again. `stop`: SIGSTOP, then
 SIGCONT. `rolling`: all pods, one after the other, end by SIGTERM and are started again. `clock`: a pod's wall clock
-jumps by a minute. `rate_limit`, `overloaded`, `cut_stream`: a model's provider answers 429, 529, or half an answer."""
+jumps by a minute. `release`: a pod ends by SIGTERM and comes back as one of the release before, or of this one; no more
+once the schema is being raised. `rate_limit`, `overloaded`, `cut_stream`: a model's provider answers 429, 529, or half
+an answer."""
 _LINKS = {"freeze": 10, "half_open": 15, "lost_reply": 25, "slow_link": 8}
 """`freeze`: Redis is stopped and goes on. `half_open`: the pod's links to Redis swallow everything, then break.
 `lost_reply`: Redis does what it is asked, and the link breaks before the pod is told. `slow_link`: replies are late."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from loadtest.chaos.census import census
 from loadtest.chaos.history import lost, violations
 from loadtest.chaos.invariants import Inspection, at_rest, held
 from loadtest.chaos.load import Crowd, Load
+from loadtest.chaos.pod import NEW, OLD
 from loadtest.chaos.schedule import KINDS, Fault, schedule
 from loadtest.chaos.world import World
 
@@ -49,11 +51,20 @@ class Plan:
     guard: str | None = None
     """Pods without it, see tests/negative/guards.py: then something must be found."""
 
+    @property
+    def mixed(self) -> bool:
+        """Whether there are pods of two releases: at first all are of the older one, and the schema is raised at
+        half of the time."""
+        return "release" in self._likely
+
+    @property
+    def _likely(self) -> Mapping[str, int]:
+        likely = KINDS[self.topology]
+        return {kind: weight for kind, weight in likely.items() if kind in self.kinds} if self.kinds else likely
+
     def schedule(self) -> list[Fault]:
         """Its faults."""
-        likely = KINDS[self.topology]
-        if self.kinds:
-            likely = {kind: weight for kind, weight in likely.items() if kind in self.kinds}
+        likely = self._likely
         return schedule(self.seed, self.seconds, self.pods, likely, self.pace)
 
 
@@ -61,7 +72,7 @@ async def soak(plan: Plan) -> dict[str, Any]:
     """The report: what was asked for, what happened, how often, and `violations`, which should be empty."""
     faults = plan.schedule()
     over = asyncio.Event()
-    async with World(plan.pods, plan.topology, plan.waiting, plan.guard) as world:
+    async with World(plan.pods, plan.topology, plan.waiting, OLD if plan.mixed else NEW, plan.guard) as world:
         begun = time.monotonic()
         losing = world.redis.losing
         hasty = losing and not plan.waiting
@@ -69,6 +80,8 @@ async def soak(plan: Plan) -> dict[str, Any]:
         load = Load(world.urls, crowd, losing=losing, hasty=hasty)
         async with asyncio.TaskGroup() as group:
             group.create_task(load.run(over))
+            if plan.mixed:
+                group.create_task(_raise_schema(world, plan.seconds / 2))
             await _inject(world, faults, begun, plan.seconds)
             over.set()
         wrong = [f"{pod} ended of itself" for pod in world.ended()]
@@ -95,6 +108,12 @@ async def soak(plan: Plan) -> dict[str, Any]:
             "kept": kept,
             "violations": wrong,
         }
+
+
+async def _raise_schema(world: World, after_s: float) -> None:
+    """Under the load, and whatever else happens: until then pods of two releases come and go."""
+    await asyncio.sleep(after_s)
+    await world.raise_schema()
 
 
 async def _inject(world: World, faults: list[Fault], begun: float, seconds: float) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -17,7 +20,7 @@ from tests.harness.pod import Pod
 from tests.harness.proxy import ByteProxy
 from tests.models.fake_server import serve
 
-from loadtest.chaos.pod import CLOCK
+from loadtest.chaos.pod import CLOCK, NEW, OLD
 from loadtest.chaos.provider import Provider
 from loadtest.chaos.schedule import Fault
 from loadtest.chaos.topology import TOPOLOGIES, Single
@@ -41,13 +44,18 @@ _ENV = {
 _LEAVES_S = 30.0
 _READY_S = 120.0
 _JUMP_S = 60.0
+_RAISED_S = 120.0
+"""Within this time after the last pod of the old release has gone, the schema is raised."""
 
 
 class World:
     """Everything that runs, from entering to leaving it. `waiting`: what is acknowledged waits for a replica, where
-    there are any. `guard`: the pods run without it (`tests/negative`)."""
+    there are any. `release`: of which all pods are in the beginning. `guard`: the pods run without it
+    (`tests/negative`)."""
 
-    def __init__(self, pods: int, topology: str = "single", waiting: bool = True, guard: str | None = None) -> None:
+    def __init__(
+        self, pods: int, topology: str = "single", waiting: bool = True, release: str = NEW, guard: str | None = None
+    ) -> None:
         self.redis = TOPOLOGIES[topology]()
         self.folder = Path(tempfile.mkdtemp(prefix="agentrt-chaos-"))
         self.pods: list[Pod] = []
@@ -55,12 +63,14 @@ class World:
         self.urls: list[str] = []
         """Where clients may go: any of them takes any request. The load balancer, if there is one, as often as all pods
         together."""
+        self._raising = False
         self._counts: Counter[str] = Counter()
         self._links: list[ByteProxy] = []
         self._restarting = [asyncio.Lock() for _ in range(pods)]
         self._env = {**_ENV, "AGENTRT_WAIT_TURNS": "on"}
         self._env["AGENTRT_WAIT_REPLICAS"] = str(self.redis.replicas if waiting else 0)
         self._env["AGENTRT_DEMO_DB"] = str(self.sink)
+        self._first_release = release
         self._guard = guard or "-"
         self._left = AsyncExitStack()
 
@@ -83,7 +93,9 @@ class World:
             for number in range(len(self._restarting)):
                 url = await self._linked(stack)
                 self._clock(number).write_bytes(CLOCK.pack(0.0))
-                entry = ("-m", "loadtest.chaos.pod", str(self._clock(number)), self._guard)
+                self._release(number).write_text(self._first_release)
+                files = str(self._clock(number)), str(self._release(number))
+                entry = ("-m", "loadtest.chaos.pod", *files, self._guard)
                 pod = Pod(url, target=_TARGET, name=f"chaos-{number}", env=self._env, entry=entry)
                 stack.callback(pod.stop)
                 self.pods.append(pod.start(wait=False))
@@ -117,6 +129,9 @@ class World:
     def _clock(self, number: int) -> Path:
         return self.folder / f"clock-{number}"
 
+    def _release(self, number: int) -> Path:
+        return self.folder / f"release-{number}"
+
     async def wait_ready(self) -> None:
         """Until every pod is ready; the links go on meanwhile."""
         await asyncio.gather(*(asyncio.to_thread(pod.wait_ready, _READY_S) for pod in self.pods))
@@ -125,7 +140,7 @@ class World:
         """Do it, and make it good again after its time."""
         number = fault.target % len(self.pods)
         match fault.kind:
-            case "kill" | "stop" | "rolling" | "clock":
+            case "kill" | "stop" | "rolling" | "clock" | "release":
                 await self._to_pods(fault, number)
             case "half_open" | "lost_reply" | "slow_link":
                 await self._to_link(fault, self._links[number])
@@ -155,6 +170,32 @@ class World:
             case "rolling":
                 for other in range(len(self.pods)):
                     await self._restart(other)
+            case "release" if not self._raising:
+                other_release = NEW if self._release(number).read_text() == OLD else OLD
+                self._release(number).write_text(other_release)
+                await self._restart(number)
+                self._counts[f"pods of the {other_release} release"] += 1
+
+    async def raise_schema(self) -> None:
+        """As an operator does it: every pod of this release, then `agentrt schema bump`, again while it is refused."""
+        self._raising = True
+        for number in range(len(self.pods)):
+            if self._release(number).read_text() == OLD:
+                self._release(number).write_text(NEW)
+                await self._restart(number)
+        command = [sys.executable, "-m", "agentrt.cli", "schema", "bump"]
+        env = {**os.environ, "AGENTRT_REDIS_URL": self.redis.url}
+        deadline = time.monotonic() + _RAISED_S
+        while True:
+            done = await asyncio.to_thread(
+                subprocess.run, command, env=env, capture_output=True, text=True, check=False
+            )
+            if done.returncode == 0:
+                self._counts["schema raised"] += 1
+                return
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the schema could not be raised: {done.stdout}{done.stderr}")
+            await asyncio.sleep(1)
 
     async def _restart(self, number: int) -> None:
         """As a rolling restart does it: the next one only when this one is ready."""

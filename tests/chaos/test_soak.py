@@ -14,10 +14,11 @@ _SEED = int(os.environ.get("AGENTRT_SOAK_SEED", "1"))
 @pytest.mark.timeout(240)
 async def test_nothing_is_violated() -> None:
     """Turns, effects, logs, queue and keys, after every kind of fault of pods, links, Redis, provider and clock."""
-    report = await soak(Plan(seed=_SEED, seconds=12, pace=0.8))
+    report = await soak(Plan(seed=_SEED, seconds=12, pace=0.65))
     assert not report["violations"], report
     assert report["operations"]["ok"] > 10 and report["effects that happened"] > 10, report
     assert set(report["faults"]) == set(KINDS["single"]), report
+    assert report["schema raised"] == 1, report
 
 
 @pytest.mark.timeout(240)

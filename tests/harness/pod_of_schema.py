@@ -50,11 +50,16 @@ def look_away() -> None:
     scripts._read = without
 
 
-if __name__ == "__main__":
-    kind = sys.argv.pop(1)
+def be_of_the_release_before() -> None:
+    """From now on this process is a pod that knows the first version only."""
     assert records.SCHEMA_VERSION == FIRST + 1, "the release before knows one version less"
     everywhere("SCHEMA_VERSION", FIRST)
     Conversations.asked = asked  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    kind = sys.argv.pop(1)
+    be_of_the_release_before()
     if kind == "blind":
         look_away()
     main()
