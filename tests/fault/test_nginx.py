@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import threading
 
 import httpx2
@@ -11,7 +10,7 @@ import orjson
 import pytest
 import redis
 
-from tests.fault.test_drain import Load, ended, pod, seen
+from tests.fault.test_drain import pod, restarted_one_by_one
 from tests.harness.nginx import Nginx
 from tests.harness.redis_server import RedisServer
 from tests.harness.runs import status, wait_until
@@ -31,30 +30,8 @@ def _empty(redis_url: str) -> None:
 @pytest.mark.parametrize("draining", [True, False], ids=["draining", "control"])
 def test_a_rolling_restart_fails_no_request(redis_server: RedisServer, draining: bool) -> None:
     """All pods restarted one by one; nginx looks at no readiness. The control restarts them without a drain."""
-    names = [f"n-{'d' if draining else 'n'}{number}" for number in range(2)]
-    pods = [pod(redis_server, name, 2, 15).start() for name in names]
-    try:
-        with Nginx(pods) as balancer, Load(balancer.url, plain=3, streams=2) as load:
-            wait_until(lambda: load.answered > 50 and load.streamed > 1, 20)
-            for one in pods:
-                before = load.answered
-                if draining:
-                    one.signal(signal.SIGTERM)
-                    ended(one, 25)
-                else:
-                    one.kill()
-                one.start()
-                wait_until(lambda before=before: load.answered > before + 50, 20)  # type: ignore[misc]
-                seen(balancer.url, one)  # nginx looks again at a server that was away after `fail_timeout`
-    finally:
-        for one in pods:
-            one.stop()
-    assert load.answered > 200 and load.streamed > 5
-    if draining:
-        assert not load.failures, load.failures[:5]
-        print(f"{load.answered} requests and {load.streamed} streams, none failed")
-    else:
-        assert load.failures, "the control proves nothing"
+    load = restarted_one_by_one(redis_server, Nginx, draining)
+    print(f"{load.answered} requests and {load.streamed} streams, {len(load.failures)} failed")
 
 
 def at_the_tenth_word(url: str, client: redis.Redis) -> str:

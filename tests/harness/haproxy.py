@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from types import TracebackType
 
-import httpx2
-
-from tests.harness.pod import Pod
+from tests.harness.pod import Pod, ready
 from tests.harness.redis_server import free_port
+from tests.harness.runs import wait_until
 
 _SHIPPED = Path(__file__).parents[2] / "deploy" / "haproxy.cfg"
 
@@ -46,15 +44,8 @@ class HAProxy:
         self._process = subprocess.Popen(
             ["haproxy", "-db", "-f", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            try:
-                if httpx2.get(f"{self.url}/readyz").status_code == 200:
-                    return self
-            except httpx2.HTTPError:
-                pass
-            time.sleep(0.05)
-        raise RuntimeError("HAProxy did not get ready")
+        wait_until(lambda: ready(self.url), 10, "HAProxy's first answer")
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

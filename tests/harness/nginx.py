@@ -6,14 +6,12 @@ import re
 import shutil
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from types import TracebackType
 
-import httpx2
-
-from tests.harness.pod import Pod
+from tests.harness.pod import Pod, ready
 from tests.harness.redis_server import free_port
+from tests.harness.runs import wait_until
 
 _SHIPPED = Path(__file__).parents[2] / "deploy" / "nginx.conf"
 _TEMP = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -57,15 +55,8 @@ class Nginx:
         assert nginx is not None
         command = [nginx, "-e", f"{self._dir}/error.log", "-p", str(self._dir), "-c", str(self._config)]
         self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            try:
-                if httpx2.get(f"{self.url}/readyz").status_code == 200:
-                    return self
-            except httpx2.HTTPError:
-                pass
-            time.sleep(0.05)
-        raise RuntimeError(f"nginx did not get ready: {self.errors}")
+        wait_until(lambda: ready(self.url), 10, "nginx's first answer")
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -19,6 +19,14 @@ _ASKING = httpx2.Client(timeout=2, headers={"connection": "close"})
 """One for all: to make one costs 100 ms of CPU, and pods are asked every 20 ms while they start."""
 
 
+def ready(url: str) -> bool:
+    """Whether /readyz says 200 there now."""
+    try:
+        return _ASKING.get(f"{url}/readyz").status_code == 200
+    except httpx2.HTTPError:
+        return False
+
+
 class Pod:
     """One pod on a port of its own. `env` overrides the environment; `entry` replaces `-m agentrt.cli`."""
 
@@ -74,10 +82,7 @@ class Pod:
 
     def ready(self) -> bool:
         """Whether /readyz says 200 now."""
-        try:
-            return _ASKING.get(f"{self.url}/readyz").status_code == 200
-        except httpx2.HTTPError:
-            return False
+        return ready(self.url)
 
     def kill(self) -> None:
         """SIGKILL, and wait for the end."""

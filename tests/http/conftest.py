@@ -5,16 +5,25 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 import redis
+from openai import AsyncOpenAI
 
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Spares every client the reading of the CA bundle, which takes longer than most tests."""
+
+
+def strict(pod: Pod) -> AsyncOpenAI:
+    """The openai client, which tries once and takes nothing that is not in its schema."""
+    http = httpx2.AsyncClient(verify=NO_TLS)
+    options: Any = {"max_retries": 0, "_strict_response_validation": True, "http_client": http}
+    return AsyncOpenAI(base_url=f"{pod.url}/v1", api_key="x", **options)
 
 
 @pytest.fixture(scope="session")

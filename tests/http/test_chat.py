@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import httpx2
 import openai
 import orjson
 import pytest
@@ -15,7 +14,7 @@ from openai import AsyncOpenAI
 
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
-from tests.http.conftest import NO_TLS
+from tests.http.conftest import strict
 from tests.http.wire import rows, unique
 
 
@@ -26,25 +25,15 @@ def pod(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> 
         yield pod
 
 
-def _client(pod: Pod) -> AsyncOpenAI:
-    return AsyncOpenAI(
-        base_url=f"{pod.url}/v1",
-        api_key="x",
-        max_retries=0,
-        _strict_response_validation=True,
-        http_client=httpx2.AsyncClient(verify=NO_TLS),
-    )
-
-
 @pytest.fixture
 async def client(pod: Pod) -> AsyncIterator[AsyncOpenAI]:
-    async with _client(pod) as client:
+    async with strict(pod) as client:
         yield client
 
 
 @pytest.fixture
 async def demo(pods: list[Pod]) -> AsyncIterator[AsyncOpenAI]:
-    async with _client(pods[0]) as client:
+    async with strict(pods[0]) as client:
         yield client
 
 

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import openai
 import orjson
 import pytest
@@ -16,7 +15,7 @@ from openai import AsyncOpenAI
 from agentrt.records import seal, unseal
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
-from tests.http.conftest import NO_TLS
+from tests.http.conftest import strict
 from tests.http.wire import unique
 
 HISTORY: Any = [
@@ -39,9 +38,7 @@ def pod(redis_server: RedisServer, world: Path) -> Iterator[Pod]:
 
 @pytest.fixture
 async def client(pod: Pod) -> AsyncIterator[AsyncOpenAI]:
-    http = httpx2.AsyncClient(verify=NO_TLS)
-    options: Any = {"max_retries": 0, "_strict_response_validation": True, "http_client": http}
-    async with AsyncOpenAI(base_url=f"{pod.url}/v1", api_key="x", **options) as client:
+    async with strict(pod) as client:
         yield client
 
 

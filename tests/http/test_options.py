@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import httpx2
 import openai
 import orjson
 import pytest
@@ -14,7 +13,7 @@ from openai import AsyncOpenAI
 
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
-from tests.http.conftest import NO_TLS
+from tests.http.conftest import strict
 from tests.http.wire import unique
 
 
@@ -27,9 +26,7 @@ def pod(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 async def client(pod: Pod) -> AsyncIterator[AsyncOpenAI]:
-    http = httpx2.AsyncClient(verify=NO_TLS)
-    options: Any = {"max_retries": 0, "_strict_response_validation": True, "http_client": http}
-    async with AsyncOpenAI(base_url=f"{pod.url}/v1", api_key="x", **options) as client:
+    async with strict(pod) as client:
         yield client
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import httpx2
 import openai
 import orjson
 import pytest
@@ -13,7 +12,7 @@ from openai import AsyncOpenAI
 
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
-from tests.http.conftest import NO_TLS
+from tests.http.conftest import strict
 from tests.http.wire import UNKNOWN, unique
 
 CITY: Any = [{"type": "function", "name": "weather", "strict": False, "parameters": {"type": "object"}}]
@@ -32,11 +31,7 @@ def pods(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 async def clients(pods: list[Pod]) -> AsyncIterator[list[AsyncOpenAI]]:
-    made = []
-    for pod in pods:
-        http = httpx2.AsyncClient(verify=NO_TLS)
-        options: Any = {"max_retries": 0, "_strict_response_validation": True, "http_client": http}
-        made.append(AsyncOpenAI(base_url=f"{pod.url}/v1", api_key="x", **options))
+    made = [strict(pod) for pod in pods]
     yield made
     for client in made:
         await client.close()

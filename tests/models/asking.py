@@ -11,6 +11,20 @@ from agentrt.records import Item
 KEY = "sk-very-secret"
 PROMPT = "my private question"
 REQUEST = ModelRequest([Item.of({"type": "message", "role": "user", "content": PROMPT})])
+STATUSES = [
+    (400, "invalid_prompt", False),
+    (401, "server_error", False),
+    (403, "server_error", False),
+    (404, "server_error", False),
+    (408, "server_error", True),
+    (409, "server_error", True),
+    (413, "invalid_prompt", False),
+    (422, "invalid_prompt", False),
+    (500, "server_error", True),
+    (503, "server_error", True),
+    (529, "server_error", True),
+]
+"""What a provider's status is to a client: (status, code of the error, whether it may pass)."""
 
 
 async def collect(model: Model, request: ModelRequest = REQUEST) -> list[ModelEvent]:
