@@ -195,7 +195,11 @@ _PYTHON = (
     "a response of 31 fields and its numbered events are built, stored and sent for every turn where the floor sends "
     "one line; the profile below shows the parts, docs/decisions.md what was taken out already"
 )
-_LUA = "begin and commit write some twenty fields of session, run and lease, and check the fence; the floor writes two"
+_LUA = (
+    "begin and commit write some twenty fields of session, run and lease, and check the fence; the floor writes two. A "
+    "third of it are the commands themselves (INFO commandstats), the rest is Lua: the operands of four scripts, and "
+    "28 calls out of them at one to six µs"
+)
 
 
 def section(results: Results) -> Section:
