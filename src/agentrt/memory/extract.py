@@ -14,10 +14,7 @@ from agentrt.memory.facts import GUESSED, SAID, Sighting, Statement
 from agentrt.models.base import ModelEvent, ModelRequest, TextDelta, ToolCall, ToolSpec
 from agentrt.records import Item
 
-__all__ = ["VERSION", "Nonsense", "accept", "answer_of", "parse", "request"]
-
-VERSION = 1
-"""Of the extractor: an item is drawn from once a version."""
+__all__ = ["Nonsense", "accept", "answer_of", "parse", "request"]
 
 _TOOL = "record_facts"
 _PROMPT = """\
