@@ -34,20 +34,26 @@ Listener = Callable[[Frame], None]
 class _Event:
     """A numbered event; encoded when somebody needs the bytes."""
 
-    __slots__ = ("_encoded", "fields", "kind", "number")
+    __slots__ = ("_encoded", "delta", "fields", "kind", "number")
 
     def __init__(self, number: int, kind: str, fields: dict[str, Any]) -> None:
         self.number = number
         self.kind = kind
+        self.delta = kind.endswith(".delta")
         self.fields = fields
         self._encoded = b""
 
     @property
     def frame(self) -> bytes:
         if not self._encoded:
-            fields = {name: value() if callable(value) else value for name, value in self.fields.items()}
-            self._encoded = orjson.dumps({"type": self.kind, "sequence_number": self.number, **fields})
+            fields = {"type": self.kind, "sequence_number": self.number, **self.fields}
+            self._encoded = orjson.dumps(fields, default=_called)
         return self._encoded
+
+
+def _called(value: Callable[[], Any]) -> Any:
+    """What a value is that was left to be worked out when it is needed."""
+    return value()
 
 
 class RunLog:
@@ -82,7 +88,7 @@ class RunLog:
         """Append an event. A value that is callable is called when the event is encoded."""
         event = _Event(self._next, kind, fields)
         self._next += 1
-        if self.first_delta_at is None and kind.endswith(".delta"):
+        if event.delta and self.first_delta_at is None:
             self.first_delta_at = time.perf_counter()
         self._unlogged.append(event)
         if self._listener is not None:
@@ -148,7 +154,7 @@ class RunLog:
     def _deliver(self) -> None:
         while self._undelivered:
             event = self._undelivered[0]
-            if event.number > self._logged and not event.kind.endswith(".delta"):
+            if event.number > self._logged and not event.delta:
                 return
             self._undelivered.popleft()
             if self._listener is not None:
