@@ -85,12 +85,12 @@ def broken(request: ModelRequest) -> Iterable[ModelEvent | float]:
 
 
 def endless(request: ModelRequest) -> Iterable[ModelEvent | float]:
-    """Calls `read` three times a step, without end."""
-    if request.tools:
+    """Calls `read` three times a step, for as long as it may."""
+    if request.tool_choice != "none":
         for number in range(3):
             yield ToolCall(f"call_{number}", "read", "{}")
     else:
-        yield TextDelta("no tools are left")
+        yield TextDelta("no calls are left")
 
 
 @tool(approval=True)

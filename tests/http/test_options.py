@@ -130,7 +130,7 @@ async def test_no_more_calls_than_the_request_allows(client: AsyncOpenAI) -> Non
     assert [call.status for call in calls] == ["completed"] * 4 + ["failed"] * 2
     assert "no more calls are allowed" in calls[-1].output
     assert made.status == "completed"
-    assert made.output_text == "no tools are left"
+    assert made.output_text == "no calls are left"
 
 
 async def test_the_output_of_all_steps_together_is_bounded(client: AsyncOpenAI) -> None:

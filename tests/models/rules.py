@@ -7,8 +7,9 @@ from typing import Any
 
 
 def check_anthropic(body: dict[str, Any], signatures: set[str]) -> None:
-    """Roles alternate, a user first; each `tool_use` is answered in the very next message, first thing; thoughts are
-    Anthropic's own, signed, and first; with a budget for thoughts, calls that are under way begin with one."""
+    """Roles alternate, a user first; each `tool_use` is answered in the very next message, first thing, and
+    there are tools then; thoughts are Anthropic's own, signed, and first; with a budget for thoughts, calls that are
+    under way begin with one."""
     messages = body["messages"]
     assert messages[0]["role"] == "user"
     assert all(one["role"] != two["role"] for one, two in itertools.pairwise(messages))
@@ -25,6 +26,7 @@ def check_anthropic(body: dict[str, Any], signatures: set[str]) -> None:
         thoughts = [block for block in message["content"] if block["type"] == "thinking"]
         assert kinds[: len(thoughts)] == ["thinking"] * len(thoughts)
         assert {block["signature"] for block in thoughts} <= signatures, "a thought that is not Anthropic's"
+    assert body.get("tools") or not seen, "calls in the history, and no tools"
     if body.get("thinking", {}).get("type") == "enabled" and messages[-1]["content"][0]["type"] == "tool_result":
         assert messages[-2]["content"][0]["type"] == "thinking"
 

@@ -75,6 +75,8 @@ def parameters(name: str, request: ModelRequest, max_tokens: int) -> dict[str, A
     if tools := _tools(request):
         params["tools"] = _last_cached(tools)
         params["tool_choice"] = _tool_choice(request)
+    elif called := _called(messages):
+        params.update(tools=called, tool_choice={"type": "none"})
     output: dict[str, Any] = {}
     if request.text_format is not None and request.text_format.get("type") == "json_schema":
         output["format"] = {"type": "json_schema", "schema": request.text_format.get("schema") or {}}
@@ -108,6 +110,13 @@ def _tools(request: ModelRequest) -> list[dict[str, Any]]:
         }
         for tool in offered(request)
     ]
+
+
+def _called(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The tools that a history has calls of, where there are none any more: Anthropic wants to be told of some."""
+    blocks = (block for message in messages for block in message["content"])
+    names = dict.fromkeys(block["name"] for block in blocks if block["type"] == "tool_use")
+    return [{"name": name, "input_schema": {"type": "object"}} for name in names]
 
 
 def _tool_choice(request: ModelRequest) -> dict[str, Any]:

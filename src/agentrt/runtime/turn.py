@@ -19,6 +19,7 @@ from agentrt.agent import Agent
 from agentrt.errors import ModelError, OwnershipLost, StoreUnavailable
 from agentrt.memory.block import Block
 from agentrt.models.base import ModelRequest
+from agentrt.models.choice import of_these, relaxed
 from agentrt.records import Item, Request, Usage
 from agentrt.runtime import context, response
 from agentrt.runtime.clock import wall_ms
@@ -311,19 +312,28 @@ class Turn:
             if left <= 0:
                 status, details = _incomplete("max_output_tokens")
                 raise Ending(status, **details)
-        own, clients = self._specs
         return context.build(
             self._agent,
             self._request,
             self._owned.window,
             [*said, *done],
-            # A provider refuses a history with calls and no tools; and the prompt is the one in its cache.
-            specs=(*own, *clients) if self._journal.calls_left > 0 or self._request.compact else clients,
+            # Always all of them: a provider refuses a history with calls and no tools, and the prompt is in its cache.
+            specs=[*self._specs[0], *self._specs[1]],
+            tool_choice=self._choice(),
             cache_key=self._owned.session.id,
             output_tokens=left,
             context_tokens=budget,
             remembered=self._block,
         )
+
+    def _choice(self) -> str | dict[str, Any]:
+        """What the model may call in this step, or must: a call is forced once, and none of ours beyond the limit."""
+        choice: str | dict[str, Any] = self._request.options.get("tool_choice", "auto")
+        if self._step > 1:
+            choice = relaxed(choice)
+        if self._journal.calls_left > 0 or not self._specs[0]:
+            return choice
+        return of_these(choice, [spec.name for spec in self._specs[1]])
 
     def _count(self, usage: Usage | None) -> None:
         if usage is None:  # a lost try cost something: about what it was asked with
