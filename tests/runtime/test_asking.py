@@ -12,9 +12,10 @@ import pytest
 
 from agentrt.agent import Agent, Limits
 from agentrt.errors import ModelError
-from agentrt.models.base import Finished, ModelEvent, ModelRequest, TextDelta, ToolCall
+from agentrt.models.base import Finished, ModelEvent, ModelRequest, RefusalDelta, TextDelta, ToolCall
 from agentrt.records import Usage
 from agentrt.runtime.turn import TurnEnd
+from agentrt.tools.function import tool
 from tests.runtime.conftest import Answer, Runtime, running
 
 Body = Callable[[TurnEnd], dict[str, Any]]
@@ -68,6 +69,73 @@ async def test_a_refused_try_costs_nothing_and_usage_stays_known(redis_url: str,
         assert metric(runtime, "agentrt_model_retries_total", model="test:m") == 2
         assert metric(runtime, "agentrt_model_calls_total", model="test:m", outcome="unavailable") == 2
         assert metric(runtime, "agentrt_model_tokens_total", model="test:m", kind="input") == 10
+
+
+async def test_text_before_a_call_is_given_up_with_it(redis_url: str, body: Body) -> None:
+    """A reply that is cut behind its first call: its text is closed as incomplete, not told as said and then again."""
+    tries = 0
+
+    def answer(request: ModelRequest) -> Iterable[ModelEvent]:
+        nonlocal tries
+        tries += 1
+        yield TextDelta("Let me see.")
+        if tries == 1:
+            yield ToolCall("c", "nothing", "{}")
+            raise down()
+        yield Finished("stop", Usage(10, 2))
+
+    async with running(redis_url, [Agent("a", model="test:m")], {"m": answer}) as runtime:
+        end, events = await streamed(runtime, "hi")
+    done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
+    assert [item["status"] for item in done] == ["incomplete", "completed"]
+    assert [item["id"] for item in body(end)["output"]] == [done[1]["id"]]
+
+
+async def test_a_refusal_behind_text_is_a_message_of_its_own(redis_url: str, body: Body) -> None:
+    def answer(request: ModelRequest) -> Iterable[ModelEvent]:
+        yield TextDelta("Here is how to")
+        yield RefusalDelta("I cannot ")
+        yield RefusalDelta("help with that.")
+        yield Finished("content_filter", Usage(10, 2))
+
+    async with running(redis_url, [Agent("a", model="test:m")], {"m": answer}) as runtime:
+        end, events = await streamed(runtime, "hi")
+    assert [item["content"] for item in body(end)["output"]] == [
+        [{"type": "output_text", "text": "Here is how to", "annotations": [], "logprobs": []}],
+        [{"type": "refusal", "refusal": "I cannot help with that."}],
+    ]
+    where = {event["type"]: event["output_index"] for event in events if event["type"].endswith(".delta")}
+    assert where == {"response.output_text.delta": 0, "response.refusal.delta": 1}
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "required",
+        {"type": "function", "name": "book"},
+        {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "book"}]},
+    ],
+)
+async def test_a_call_is_forced_once(redis_url: str, body: Body, choice: Any) -> None:
+    """A model that obeys would else make it in every step."""
+    booked = []
+
+    @tool
+    async def book() -> str:
+        """Book."""
+        booked.append(1)
+        return "done"
+
+    def answer(request: ModelRequest) -> Iterable[ModelEvent]:
+        choice = request.tool_choice
+        free = choice == "auto" or (isinstance(choice, dict) and choice.get("mode") == "auto")
+        yield TextDelta("fine") if free else ToolCall("c", "book", "{}")
+        yield Finished("stop" if free else "tool_calls", Usage(10, 2))
+
+    async with running(redis_url, [Agent("a", model="test:m", tools=[book])], {"m": answer}) as runtime:
+        _, end = await runtime.turn("a", "hi", options={"tool_choice": choice})
+    assert end.status == "completed"
+    assert len(booked) == 1
 
 
 async def test_retry_after_is_honoured(redis_url: str) -> None:

@@ -113,6 +113,8 @@ class ChatStream:
         self._calls = 0
         self._said = ""
         """The item of the last text."""
+        self._shown: set[str] = set()
+        """The items of all text."""
         self._cut = ""
         """An item that was closed before it was complete."""
 
@@ -127,6 +129,7 @@ class ChatStream:
                 self._check_cut()
                 between = _BETWEEN if self._said not in {"", event["item_id"]} else ""
                 self._said = event["item_id"]
+                self._shown.add(self._said)
                 field = "content" if kind == "response.output_text.delta" else "refusal"
                 return b"".join(self._delta({field: between + event["delta"]}))
             case "response.output_item.done":
@@ -142,7 +145,7 @@ class ChatStream:
 
     def _check_cut(self) -> None:
         if self._cut and self._cut == self._said:
-            raise ApiError(503, "server_error", "The reply was cut half-way and begins anew; ask again.")
+            raise _cut_off()
 
     def _delta(self, delta: dict[str, Any], finish: str | None = None) -> Iterable[bytes]:
         if not self._begun:
@@ -157,8 +160,8 @@ class ChatStream:
             status = {"rate_limit_exceeded": 429, "invalid_prompt": 400}.get(error["code"], 503)
             raise ApiError(status, error["code"], error["message"], retry_after_s=None if status == 400 else 1)
         _check(response)
-        if all(item["id"] != self._cut for item in response["output"]):
-            self._check_cut()
+        if not self._shown <= {item["id"] for item in response["output"]}:
+            raise _cut_off()
         yield from self._delta({}, _reason(response))
         if self._with_usage:
             yield self._chunk([], _usage(response["usage"]))
@@ -168,6 +171,10 @@ class ChatStream:
         if self._with_usage:
             chunk["usage"] = usage
         return b"data: %b\n\n" % orjson.dumps(chunk)
+
+
+def _cut_off() -> ApiError:
+    return ApiError(503, "server_error", "The reply was cut half-way and begins anew; ask again.")
 
 
 def _choice(delta: dict[str, Any], finish: str | None) -> dict[str, Any]:

@@ -27,6 +27,11 @@ class Slot:
     text: list[str] = field(default_factory=list)
 
     @property
+    def kind(self) -> str:
+        """Of a message: what its part is, `output_text` or `refusal`."""
+        return str(self.data["content"][0]["type"])
+
+    @property
     def said(self) -> bool:
         """Whether it is no output at all but what a client said while the run was at work."""
         return not self.private
@@ -112,7 +117,7 @@ class Output:
 
     def message_done(self, slot: Slot, status: str = "completed") -> None:
         """Close a message with all its text."""
-        kind, text = slot.data["content"][0]["type"], "".join(slot.text)
+        kind, text = slot.kind, "".join(slot.text)
         part: dict[str, Any] = (
             {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
             if kind == "output_text"

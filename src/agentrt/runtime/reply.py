@@ -30,7 +30,7 @@ from agentrt.models.base import (
 from agentrt.models.circuit import Circuit
 from agentrt.records import Usage
 from agentrt.runtime.log import RunLog
-from agentrt.runtime.output import Output
+from agentrt.runtime.output import Output, Slot
 from agentrt.runtime.services import Services
 
 __all__ = ["Asking", "Ending", "Reply"]
@@ -238,8 +238,11 @@ class Asking:
 
     async def _read(self, model: Model, request: ModelRequest, step: int) -> Reply:
         reply = Reply(model.provider)
-        first, slot, size = self._output.next_index, None, 0
+        first, size = self._output.next_index, 0
+        slot: Slot | None = None
         private = {"step": step, "provider": model.provider}
+        closing = False
+        """Whether more text would be another message."""
         try:
             async with aclosing(_stream(model, request)) as events:
                 async for event in events:
@@ -248,12 +251,17 @@ class Asking:
                     self._check_cancelled()
                     if isinstance(event, TextDelta | RefusalDelta):
                         kind = "output_text" if isinstance(event, TextDelta) else "refusal"
-                        slot = self._output.message_delta(slot, kind, event.text, private)
+                        if slot is not None and (slot.kind != kind or closing):
+                            self._output.message_done(slot)
+                            slot = None
+                        slot, closing = self._output.message_delta(slot, kind, event.text, private), False
                         size += len(event.text.encode())
                         if size > self._limits.output_bytes:
                             break  # the reply stays `length`, as it began
                         continue
-                    if slot is not None and not isinstance(event, Finished):
+                    if isinstance(event, ToolCall):
+                        closing = True  # not yet: until the reply is whole, all of it may have to be given up
+                    elif slot is not None and isinstance(event, ReasoningDone):
                         self._output.message_done(slot)
                         slot = None
                     self._take(event, reply, private)
