@@ -47,6 +47,12 @@ def _leave_traces(adapter: Adapter, user: str) -> None:
     say(4, background=True)
     say(5, previous_response_id=first)
     say(6, previous_response_id=first)  # a fork
+    say(8, previous_response_id=first, user=None)  # one that does not say whose it is
+    unnamed = adapter.call("POST", "/v1/conversations", "t1", json={"items": [{"role": "user", "content": CANARY}]})[
+        "id"
+    ]
+    say(9, conversation=unnamed)  # begun for nobody in particular
+    adapter.call("POST", "/v1/responses/compact", "t1", json={"model": "mirror", "previous_response_id": first})
     say(7, model="mirror")
     for number in range(25):
         say(100 + number, conversation=conversation)  # long enough for a summary

@@ -15,12 +15,12 @@ from starlette.types import ASGIApp
 
 from agentrt.agent import Agent
 from agentrt.http.answers import final
-from agentrt.http.body import check_options
+from agentrt.http.body import check_options, check_user
 from agentrt.http.errors import ApiError, invalid, json_response
 from agentrt.http.items import check_items
 from agentrt.http.limits import quota_headers
 from agentrt.http.requests import find_agent, new_begin, response_keys
-from agentrt.http.responses import no_previous
+from agentrt.http.responses import no_previous, user_of
 from agentrt.http.surface import Surface, surface
 from agentrt.memory.window import newest
 from agentrt.records import COMPACTED, TERMINAL, Items, Request, item_id, seal
@@ -37,12 +37,16 @@ async def compact(request: HttpRequest) -> ASGIApp:
     agent = find_agent(body.get("model"), to.agents)
     options = check_options({name: body.get(name) for name in _OPTIONS})
     previous = body.get("previous_response_id")
-    inputs = [] if previous is None else await _history(to, principal.tenant, previous, agent)
+    inputs: list[dict[str, Any]] = []
+    user = check_user(body)
+    if previous is not None:
+        inputs, whose = await _history(to, principal.tenant, previous, agent)
+        user = user or whose
     if body.get("input") is not None or not inputs:
         inputs += check_items(body.get("input"), to.bounds)
     # What is stored is always cut to what a model can see; what is sent is not.
     options.update(tool_choice="none", max_tool_calls=0, truncation="disabled" if previous is None else "auto")
-    asked = Request(agent.name, int(time.time()), options, compact=True)
+    asked = Request(agent.name, int(time.time()), options, user=user, compact=True)
     begin = new_begin(request, {**body, "object": "response.compaction"}, principal, asked, agent, inputs)
     place = await to.admission.enter(begin)
     if place.owned is not None and place.owned.record is None:
@@ -51,8 +55,11 @@ async def compact(request: HttpRequest) -> ASGIApp:
     return json_response(_compaction(orjson.loads(result), place.run), headers=quota_headers(place.left))
 
 
-async def _history(to: Surface, tenant: str, previous: Any, agent: Agent) -> list[dict[str, Any]]:
-    """The items up to the end of a response, as far back as the agent's model may see. Raises a 400, a 404."""
+async def _history(to: Surface, tenant: str, previous: Any, agent: Agent) -> tuple[list[dict[str, Any]], str]:
+    """The items up to the end of a response, as far back as the agent's model may see, and whose they are.
+
+    Raises a 400, a 404.
+    """
     if not isinstance(previous, str) or not previous:
         raise invalid("'previous_response_id' must be an id", "previous_response_id", "invalid_type")
     named = response_keys(tenant, previous)
@@ -63,7 +70,7 @@ async def _history(to: Surface, tenant: str, previous: Any, agent: Agent) -> lis
         raise ApiError(409, "conversation_locked", "The previous response has not ended.", retry_after_s=1)
     lines = await to.services.sessions.history(named[0], first + count)
     items = newest(Items([line for line in lines if line]), agent.limits.context_tokens)
-    return [item.data for item in items]
+    return [item.data for item in items], await user_of(to, named[0])
 
 
 def _compaction(response: dict[str, Any], run: str) -> dict[str, Any]:

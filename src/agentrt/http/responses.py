@@ -24,7 +24,7 @@ from agentrt.store.begin import Begin
 from agentrt.store.conversations import StoredRun
 from agentrt.store.keys import SessionKeys, derive_id
 
-__all__ = ["cancel", "create", "delete", "input_items", "no_previous", "retrieve"]
+__all__ = ["cancel", "create", "delete", "input_items", "no_previous", "retrieve", "user_of"]
 
 _CANCEL_S = 3.0
 """How long a cancel waits to see the run end before it answers with the run as it stands."""
@@ -69,9 +69,16 @@ def _no_conversation(identifier: str) -> ApiError:
     return ApiError(404, "not_found", text, param="conversation")
 
 
+async def user_of(to: Surface, session: SessionKeys) -> str:
+    """Whose session it is: what is copied from it stays theirs. Empty for nobody's."""
+    header = await to.services.conversations.header(session, alone=True)
+    return header.user if header is not None else ""
+
+
 async def _fork(to: Surface, message: Message) -> Begin:
     """A session of its own that begins with the items up to the parent's end; its id derives from the run's."""
     begin, services = message.begin, to.services
+    user = begin.user or await user_of(to, begin.session)
     status, first, count = await services.sessions.items_of(begin.session, begin.parent)
     if status is None:
         raise no_previous(message.request.previous)
@@ -79,8 +86,10 @@ async def _fork(to: Surface, message: Message) -> Begin:
         raise Locked(begin.parent)
     forked = SessionKeys(begin.session.tenant, derive_id(begin.session.tenant, begin.run, "fork"))
     lines = await services.sessions.history(begin.session, first + count)
-    await services.conversations.create(forked, op=begin.run, lines=lines, user=begin.user, head=begin.parent)
-    return replace(begin, session=forked)
+    if user:  # before it is there: what is not in the user's index would outlive an erasure
+        await services.recollections.greet(forked, user).head()
+    await services.conversations.create(forked, op=begin.run, lines=lines, user=user, head=begin.parent)
+    return replace(begin, session=forked, user=user)
 
 
 async def _stored(to: Surface, request: HttpRequest) -> tuple[SessionKeys, str, StoredRun]:

@@ -128,7 +128,10 @@ if not sv then
     'waiters', '', 'metadata', '{}')
   if alone == '1' then redis.call('HSET', session, 'alone', '1') end
   seq = 0
+elseif (s[9] or '') == '' and user ~= '' then
+  redis.call('HSET', session, 'user', user)  -- it was begun for nobody in particular, and is of the first who is named
 end
+local whose = (s[9] or '') ~= '' and s[9] or user
 if not mine then
   fence = mint(fence, time)
   redis.call('HSET', session, 'owner', token, 'pod', pod, 'run', run_id, 'run_fp', fp, 'fence', fence, 'agent', agent,
@@ -162,4 +165,4 @@ if r[3] ~= token then
 else
   redis.call('HSET', run, 'token', token)  -- as `replicate`, in a script that Redis may refuse
 end
-return table.concat({fence, seq, attempt, s[9] or user, s[11] or '', approvals, s[10] or '{}'}, '|')
+return table.concat({fence, seq, attempt, whose, s[11] or '', approvals, s[10] or '{}'}, '|')
