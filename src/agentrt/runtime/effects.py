@@ -19,7 +19,7 @@ from agentrt.runtime.intents import Intents
 from agentrt.runtime.outcomes import Examination, Outcomes
 from agentrt.runtime.services import Services
 from agentrt.store.journal import Intent, Outcome, Planned, fingerprint
-from agentrt.store.keys import derive_id
+from agentrt.store.keys import new_id
 from agentrt.store.ownership import Owned
 
 __all__ = ["Effects"]
@@ -31,6 +31,10 @@ _STOP_S = 5.0
 
 _BESIDE: set[asyncio.Task[None]] = set()
 """Writes that nobody waits for; each ends by itself."""
+
+
+def _nothing() -> None:
+    """What is to be done about a lock that nobody needs any more."""
 
 
 def _beside(write: Coroutine[Any, Any, None]) -> None:
@@ -180,6 +184,9 @@ class Effects:
             call = self._running.pop(task)
             self._intents.drop(call)
             if task.cancelled():
+                if self._failure is None:  # by its lock, while it was being found out what became of it
+                    call.outcome = self._stopped(call)
+                    done.append(call)
                 continue
             if isinstance(error := task.exception(), NotAcknowledged):
                 self._postponed = error
@@ -192,6 +199,11 @@ class Effects:
         if self._failure is not None and not done:
             raise self._failure
         return done
+
+    def _stopped(self, call: Call) -> Outcome:
+        what = "The tool was stopped because its lock was lost."
+        of = self._outcomes.failed if call.planned.effect == Effect.READ_ONLY else self._outcomes.in_doubt
+        return of(what)
 
     async def _end(self) -> None:
         self._intents.end()
@@ -229,9 +241,9 @@ class Effects:
         task = asyncio.current_task()
         assert task is not None and call.tool is not None
         tenant, wait_s = self._owned.session.tenant, call.tool.timeout_s
-        token = derive_id(self._owned.token, call.planned.key)
         try:
-            held = call.held = await insist(lambda: self._services.locks.acquire(tenant, name, token, wait_s))
+            # Each try under a token of its own: what gives back an earlier one is on its way, and must not find this.
+            held = call.held = await insist(lambda: self._services.locks.acquire(tenant, name, new_id(), wait_s))
         except LockTimeout:
             return self._outcomes.failed("What this call needs is in use by another one; the call was not made.")
         held.tell(task.cancel)
@@ -285,6 +297,8 @@ class Effects:
         elif expired:
             what, on_its_way = f"did not answer within {tool.timeout_s:g} s", True
         log.warning("tool %s %s", tool.name, what)
+        if call.held is not None:
+            call.held.tell(_nothing)  # from here on nothing leaves: finding out needs no lock
         examine = self._examination.on_its_way if on_its_way else self._examination.of_a_bug
         return await examine(call, self._context(call), f"The tool {what}.")
 

@@ -38,6 +38,8 @@ class Todo:
     calls: list[Call] = field(default_factory=list)
     client_calls: int = 0
     approvals: list[Approval] = field(default_factory=list)
+    held_up: bool = False
+    """Whether a call that an earlier attempt settled holds up the whole session."""
 
 
 class Steps:
@@ -54,6 +56,7 @@ class Steps:
         self._output = output
         self._tools: dict[str, Tool] = {tool.name: tool for tool in agent.offered}
         self._doubted = {doubt.tool for doubt in owned.doubts}
+        self._doubts_of_session = {(doubt.key, doubt.mode) for doubt in owned.doubts}
         self._said: list[int] = []
         """Where in the output stands what clients said since the last plan."""
         self._effects = self._new_effects()
@@ -159,12 +162,15 @@ class Steps:
         self._log.cancel_asked = self._log.cancel_asked or cancelled
         self._effects.intended(started, sent_at_ms)
 
-    def replayed(self, plan: Plan) -> Todo:
-        """The calls of a step that an earlier attempt planned, with what the journal knows of them."""
+    def replayed(self, plan: Plan, *, wanted: bool = True) -> Todo:
+        """The calls of a step that an earlier attempt planned, with what the journal knows of them.
+
+        Not `wanted`: what nobody has begun is not begun any more.
+        """
         effects = self._new_effects()
         assert self._owned.record is not None
         journal = read_effects(self._owned.record["effects"])
-        calls = []
+        calls, held_up = [], False
         for key in plan.calls:
             planned, intent, outcome = journal[key]
             call = effects.prepare(planned, self._tools, intent)
@@ -174,12 +180,15 @@ class Steps:
                 self._output.server_call_done(planned.output_index, outcome.output, outcome.error)
                 self.happened = True
                 self.acted |= planned.effect != Effect.READ_ONLY
+                held_up |= call.doubt == "block" or (key, "block") in self._doubts_of_session
+            elif intent is None and not wanted:
+                effects.give_up(call)
             elif intent is not None and call.outcome is None:
                 self._log.add("agentrt:recovering", {"tool": planned.tool, "lock_until_ms": intent.lock_until_ms})
             calls.append(call)
         self.calls_left -= len(calls) + len(plan.approvals)
         open_calls = [call for call in calls if journal[call.planned.key][2] is None]
-        return Todo(open_calls, plan.client_calls, list(plan.approvals))
+        return Todo(open_calls, plan.client_calls, list(plan.approvals), held_up)
 
     async def settle(self, step: int, calls: list[Call]) -> bool:
         """Run the calls and record their outcomes as they come. True: one of them holds up the whole session."""

@@ -145,11 +145,11 @@ class Turn:
 
     async def _steps(self, plans: list[Plan]) -> tuple[str, dict[str, Any]]:
         try:
-            while self._step < self._agent.limits.steps:
+            while self._step < max(self._agent.limits.steps, len(plans)):
                 step = self._step
                 self._step += 1
                 if step < len(plans):
-                    todo = self._journal.replayed(plans[step])
+                    todo = self._journal.replayed(plans[step], wanted=not self._cancelled)
                 elif step == 0 and self._owned.approvals:
                     todo = await self._journal.answered(self._input, self._provider)
                 else:
@@ -163,10 +163,13 @@ class Turn:
                         self._waits = bool(reply.client_calls)
                         return self._ended_by(reply)
                     todo = await self._journal.plan(step, reply)
-                if await self._journal.settle(step, todo.calls):
+                held_up = await self._journal.settle(step, todo.calls) or todo.held_up
+                if self._step < len(plans):
+                    continue  # what was done in later steps must be told, whatever somebody asks for meanwhile
+                if held_up:
                     return _incomplete("effect_in_doubt")
                 self._check_cancelled()
-                if (todo.approvals or todo.client_calls) and self._step >= len(plans):
+                if todo.approvals or todo.client_calls:
                     self._approvals, self._waits = todo.approvals, True
                     return "completed", {}
             return _incomplete("max_steps")
