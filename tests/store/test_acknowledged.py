@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,9 +14,10 @@ import pytest
 from agentrt.errors import NotAcknowledged, OutcomeUnknown, OwnershipLost, StoreUnavailable
 from agentrt.store.connection import Redis
 from agentrt.store.journal import Batch, read_effects
+from agentrt.store.keys import new_id
 from agentrt.store.ownership import Owned
 from tests.harness.proxy import ByteProxy
-from tests.harness.redis_server import RedisServer
+from tests.harness.redis_server import RedisServer, valkey
 from tests.store.stage import Store, connected, ending, message, new_session, planned, until
 
 
@@ -28,8 +30,9 @@ class Pair:
         self.link = link
 
     async def in_step(self) -> None:
-        """Wait until the replica has everything."""
+        """Wait until the replica has everything: what is written last, and so what was written before."""
         with self.master.client() as client:
+            client.set("in step", "yes", ex=60)
             await until(lambda: client.execute_command("WAIT", 1, 100) == 1, 20)
 
     def has(self, key: bytes) -> bool:
@@ -38,11 +41,13 @@ class Pair:
             return bool(client.exists(key))
 
 
-@pytest.fixture
-async def pair() -> AsyncIterator[Pair]:
-    with RedisServer("--repl-diskless-sync-delay", "0", "--repl-timeout", "60") as master:
+@pytest.fixture(params=["redis", "valkey"])
+async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
+    """Until 7.2 WAIT counts what a connection has seen, from then on what it has written."""
+    program = valkey() if request.param == "valkey" else None
+    with RedisServer("--repl-diskless-sync-delay", "0", "--repl-timeout", "60", program=program) as master:
         async with ByteProxy(master.port) as link:
-            with RedisServer("--replicaof", "127.0.0.1", str(link.port)) as replica:
+            with RedisServer("--replicaof", "127.0.0.1", str(link.port), program=program) as replica:
                 pair = Pair(master, replica, link)
                 with master.client() as client:
                     await until(lambda: client.info("replication")["connected_slaves"] == 1, 20)
@@ -177,6 +182,9 @@ async def test_sent_again_it_is_not_acknowledged_by_having_written_nothing(pair:
     async with waiting(pair) as store:
         with pytest.raises(NotAcknowledged):
             await store.begin(want)
+    async with waiting(pair) as store:
+        with pytest.raises(NotAcknowledged):  # another pod, to which the client came with it: it joins the run
+            await store.begin(replace(want, token=new_id()))
 
 
 async def test_an_intent_that_nobody_acknowledged_is_taken_back(store_pair: tuple[Store, Owned, str]) -> None:

@@ -160,6 +160,9 @@ async def delete(request: HttpRequest) -> ASGIApp:
     outcome = await to.services.conversations.delete_run(session, run)
     if outcome == "running":
         raise ApiError(409, "response_in_progress", "The response has not ended; cancel it first.", final=True)
+    if outcome == "in_doubt":
+        text = "What one of its actions did is not known; it can be deleted once that is resolved."
+        raise ApiError(409, "effect_in_doubt", text, final=True)
     if outcome == "missing":
         raise not_found("Response", identifier)
     return json_response({"id": identifier, "object": "response", "deleted": True})

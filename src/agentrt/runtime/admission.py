@@ -158,8 +158,10 @@ class Admission:
             await entered
             refusal = await ticket.refusal() if ticket is not None else None
         except StoreUnavailable:
-            if isinstance(outcome, Owned) and outcome.record is None:
+            if isinstance(outcome, Owned):
                 await self._unbegin(want, outcome)
+            elif isinstance(outcome, Waiting):
+                self._runs.spawn(self._step_out(want, member))
             raise
         if refusal is not None and isinstance(outcome, Owned | Waiting) and _run_of(outcome) == want.run:
             await self._send_away(want, outcome, refusal)
@@ -179,7 +181,8 @@ class Admission:
         error = response.error_body("server_error", "Redis was not reachable.")
         result = orjson.dumps(response.body(Request.decode(want.request), identifier, "failed", error=error))
         try:
-            await self._close(owned, Commit("failed", result, (), retry=True, planned=False, alone=want.alone))
+            skip = int((owned.record or {}).get("n_items", 0))
+            await self._close(owned, Commit("failed", result, (), skip, retry=True, planned=False, alone=want.alone))
         except AgentrtError as problem:
             log.info("run %s has an owner and no lease: %s", want.run, problem)
 

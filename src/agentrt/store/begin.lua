@@ -1,6 +1,6 @@
 -- begin: own the session for a run, join the run that is this message, wait in line, or be refused
 -- KEYS session run runs items
--- ARGV known writes tenant session_id user agent run_id token pod fp by_key create policy retried parent wait_ms waiters_max ttl alone input request
+-- ARGV known writes tenant session_id user agent run_id token pod fp by_key create policy retried parent wait_ms waiters_max ttl alone acknowledged input request
 -- returns 'fence|first|attempt|user|doubts|approvals|metadata' to the owner: one string, a table costs Redis more
 --         {'joined', run id, owner token, owner's pod}   the run lives: follow it; the lease says whether it really does
 --         {'waiting', run id, live run, owner token, owner's pod}
@@ -11,6 +11,7 @@
 --         {'conflict'} same id, other body    {'missing'} no such session      {'fork'} the parent is not the tail
 --         {'newer', v} {'older', v} bring it up first          {'foreign'} the key holds another tenant's state
 -- known: the newest schema version that this pod knows; writes: the one that new sessions get, and idle ones are brought to
+-- acknowledged: '1' where replicas are waited for, which counts what this connection writes: so something is written
 -- Sending it again is harmless: the token names the call, and an owner or waiter with that token gets its place again.
 -- INCLUDE versions.lua
 -- INCLUDE ownership.lua
@@ -34,6 +35,8 @@ end
 if sv and s[2] ~= tenant then return {'foreign'} end
 if not sv and create ~= '1' then return {'missing'} end
 if s[14] and alone ~= '1' then return {'missing'} end  -- of one run: no other message can name it
+
+if sv and acknowledged == '1' then redis.call('HSET', session, 'v', sv) end
 
 local list = living(read_waiters(s[7]), now)
 local waiting

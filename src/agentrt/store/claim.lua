@@ -2,7 +2,8 @@
 -- KEYS session run effects items
 -- ARGV known run_id old_token token pod early
 -- early: '1' before the lease has run out, because the owner's pod seems gone; refused while an intent is open
--- returns 'fence|first|attempt|user|doubts|approvals|metadata' to the new owner | {'lost'} another owner, or idle again
+-- returns 'fence|first|attempt|user|doubts|approvals|metadata' to the new owner | {'lost'} idle again, or at another run
+--         {'lost', owner's token, its pod} it has another owner
 --         {'waiting', live run, its owner's token, its pod} the run waits in line: it is not its turn yet; or it is
 --         another one that was begun under this token
 --         {'intents'} too early | {'missing'} | {'newer', v} | {'older', v}
@@ -32,7 +33,7 @@ local function reply(fence, tries)
   return table.concat({fence, s[5], tries, s[6] or '', s[8] or '', approvals, s[7] or '{}'}, '|')
 end
 if s[2] == token then return reply(s[3], attempt) end
-if s[2] ~= old_token then return {'lost'} end
+if s[2] ~= old_token then return {'lost', s[2] or '', redis.call('HGET', session, 'pod') or ''} end
 
 if early == '1' then
   for _, field in ipairs(redis.call('HKEYS', effects)) do

@@ -1,12 +1,13 @@
 -- commit: end a run: append its items, keep its result, disown the session, grant the next waiter
--- KEYS session run items effects events
--- ARGV session_id run_id token fence status result retry head planned approvals skip steered asked last batch events_ttl ttl run_ttl ...lines
+-- KEYS session run items effects events runs
+-- ARGV session_id run_id token fence status result retry head planned approvals skip steered asked last batch events_ttl ttl run_ttl doubts_ttl ...lines
 -- lines: the run's items in order, an empty one for a number that stays empty; the first `skip` are in the list already
 -- head: '1' when the run becomes the newest of its session. planned: '1' when it has a journal
 -- approvals: JSON [[id of the request, run, effect key], ...] that the next input may answer, or empty
 -- retry: '1' when sending the message again shall resume it
 -- steered: how many of the messages that came to the run meanwhile it has taken in
 -- asked: how many of its items are its input
+-- doubts_ttl: how long all of it is kept at least while the outcome of an effect of the session is not known
 -- returns {'ok', rev} | {'continue'} more messages came: nothing is written, take them in first
 --         | {'fenced'} | {'missing'} | {'corrupt', items in the list}
 -- The first write is an HDEL so that it gets through when Redis refuses new data.
@@ -58,6 +59,10 @@ if batch == '' then tell(r[3], session_id, run_id) end  -- it ended before anyth
 if approvals ~= '' then redis.call('HSET', session, 'approvals', approvals) end
 -- Whoever waits learns by asking again that an effect in doubt holds up the session.
 grant(session, session_id, fence, blocker(s[5]) and {} or read_waiters(s[4]), now)
+if s[5] and s[5] ~= '' then
+  ttl, run_ttl = math.max(tonumber(ttl), tonumber(doubts_ttl)), math.max(tonumber(run_ttl), tonumber(doubts_ttl))
+  redis.call('EXPIRE', runs, ttl)
+end
 redis.call('EXPIRE', session, ttl)
 redis.call('EXPIRE', items, ttl)
 redis.call('EXPIRE', run, run_ttl)

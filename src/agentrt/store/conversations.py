@@ -245,9 +245,10 @@ class Conversations:
         return [(item.id, item.raw) for item in given]
 
     async def delete_run(self, keys: SessionKeys, run_id: str) -> str:
-        """Forget an ended run: `ok`, `missing` or `running`."""
+        """Forget an ended run: `ok`, `missing`, `running`, or `in_doubt`, where its journal is still needed."""
         run = keys.run(run_id)
-        unit = Unit(keys.tag).call(self._redis.scripts["delete_run"], (run.hash, run.effects, run.events))
+        where = (keys.hash, run.hash, run.effects, run.events)
+        unit = Unit(keys.tag).call(self._redis.scripts["delete_run"], where, run_id=run_id)
         return str((await self._redis.execute(unit))[0][0].decode())
 
     async def cancel(self, keys: SessionKeys, run_id: str, result: bytes, mode: str = "1") -> str:

@@ -1,10 +1,15 @@
 -- delete_run: forget the record, journal and log of an ended run; its items stay
--- KEYS run effects events
--- ARGV
--- returns {'ok'} | {'missing'} | {'running'}
+-- KEYS session run effects events
+-- ARGV run_id
+-- returns {'ok'} | {'missing'} | {'running'} | {'in_doubt'} what one of its effects did is not known: its journal is all
+-- that there is to resolve it by
+-- INCLUDE doubts.lua
 
 local status = redis.call('HGET', run, 'status')
 if not status then return {'missing'} end
 if status == 'running' or status == 'waiting' then return {'running'} end
+for _, doubt in ipairs(read_doubts(redis.call('HGET', session, 'doubts'))) do
+  if doubt[2] == run_id then return {'in_doubt'} end
+end
 redis.call('UNLINK', run, effects, events)
 return {'ok'}

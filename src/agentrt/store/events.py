@@ -45,13 +45,17 @@ class Events:
         before they have it, whoever asks: raises `StoreUnavailable`.
         """
         run = keys.run(run_id)
-        unit = Unit(keys.tag).call(self._redis.scripts["follow"], (run.hash,), pod=self._pod)
-        unit.command("XRANGE", run.events, f"({after + 1}" if after >= 0 else "-", "+")
-        unit.command("HMGET", keys.hash, "run", "owner", "pod", "waiters")
-        reply, entries, (live, owner, pod, waiters) = await self._redis.execute(unit)
+
+        def asking(acknowledged: bool) -> Unit:
+            script = self._redis.scripts["follow"]
+            unit = Unit(keys.tag).call(script, (run.hash,), pod=self._pod, acknowledged=int(acknowledged))
+            unit.command("XRANGE", run.events, f"({after + 1}" if after >= 0 else "-", "+")
+            return unit.command("HMGET", keys.hash, "run", "owner", "pod", "waiters").acknowledge(acknowledged)
+
+        reply, entries, (live, owner, pod, waiters) = await self._redis.execute(asking(False))
         if self._acknowledge and reply[0].decode() in TERMINAL:
             try:
-                reply, entries, (live, owner, pod, waiters) = await self._redis.execute(unit.acknowledge())
+                reply, entries, (live, owner, pod, waiters) = await self._redis.execute(asking(True))
             except NotAcknowledged as error:
                 raise StoreUnavailable(f"run {run_id}: too few replicas have its end", error.reason) from None
         if reply[0] == b"missing":

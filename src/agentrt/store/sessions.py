@@ -103,6 +103,7 @@ class Sessions:
             waiters_max=config.waiters_max,
             ttl=config.alone_ttl_s if want.alone else config.session_ttl_s,
             alone=int(want.alone),
+            acknowledged=int(want.background and config.acknowledge),
             input=want.input,
             request=want.request,
         )
@@ -171,8 +172,9 @@ class Sessions:
 
     async def claim(
         self, keys: SessionKeys, owner: Owner, token: str, *, early: bool = False, behind: Sent | None = None
-    ) -> Owned | Waiting | None:
-        """Displace an owner whose lease has run out. None: somebody else did, or the run has ended by now.
+    ) -> Owned | Waiting | Owner | None:
+        """Displace an owner whose lease has run out. None: the run has ended by now. An owner: that one has done so
+        before.
 
         `Waiting`: the run stands in line behind another one, and its place still holds.
 
@@ -197,10 +199,11 @@ class Sessions:
         unit.command("HGETALL", run.hash).command("HGETALL", run.effects)
         reply, window, summary, record, effects = await self._redis.execute(unit)
         if isinstance(reply, list):
-            if reply[0] in {b"lost", b"missing", b"intents"}:
-                return None
+            rest = [part.decode() for part in reply[1:]] if reply[0] in {b"waiting", b"lost"} else []
             if reply[0] == b"waiting":
-                return Waiting(run_id, Owner(*(part.decode() for part in reply[1:])))
+                return Waiting(run_id, Owner(*rest))
+            if reply[0] in {b"lost", b"missing", b"intents"}:
+                return Owner(run_id, *rest) if rest else None
             raise unexpected(reply, f"claim {run_id}")
         owned = self._owned(keys, run, token, reply, window)
         owned.summary = summary or b""
@@ -236,7 +239,7 @@ class Sessions:
         keys, run, config = owned.session, owned.run, self._config
         unit = Unit(keys.tag).call(
             self._commit,
-            (keys.hash, run.hash, keys.items, run.effects, run.events),
+            (keys.hash, run.hash, keys.items, run.effects, run.events, keys.runs),
             end.lines,
             session_id=keys.id,
             run_id=run.id,
@@ -256,6 +259,7 @@ class Sessions:
             events_ttl=config.events_ttl_s,
             ttl=config.alone_ttl_s if end.alone else config.session_ttl_s,
             run_ttl=config.alone_ttl_s if end.alone else max(config.run_ttl_s, 86_400),
+            doubts_ttl=config.session_ttl_s,
         )
         unit.acknowledge(config.acknowledge_turns)
         acknowledged = True

