@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 
 from agentrt.memory.block import HEAD
+from agentrt.memory.summary import Summary
 from agentrt.models.base import ModelRequest
 from agentrt.models.scripted import texts
 from agentrt.store.keys import SessionKeys, UserKeys, new_id
@@ -86,3 +89,21 @@ async def test_an_agent_without_a_memory_is_given_none(redis_url: str) -> None:
         await runtime.turn("a", "What is the otter called?", user="u1")
         assert [texts(item) for item in heard[-1].items] == ["What is the otter called?"]
         assert (await runtime.surface.people.overview(UserKeys("dev", "u1")))["turns"] == 0
+
+
+async def test_what_does_not_fit_the_window_is_summed_up(redis_url: str) -> None:
+    """Messages so long that ten of them overflow the context: in every turn each is in the window, or was summed up."""
+    heard: list[ModelRequest] = []
+    tail = "lorem ipsum dolor sit amet " * 500
+    async with inside(redis_url, Tongue(), heard) as runtime:
+        place: dict[str, Any] = {}
+        covered = 0
+        for number in range(12):
+            want, _ = await runtime.turn("a", f"zebra{number} {tail}", **place)
+            whole = [item.raw for item in heard[-1].items if len(item.raw) > len(tail)]
+            shown = {n for n in range(12) if any(f"zebra{n} ".encode() in raw for raw in whole)}
+            assert shown | set(range(covered // 2)) == set(range(number + 1)), (number, covered, shown)
+            await idle(runtime)
+            covered = Summary.decode((await runtime.services.users.summary(want.session)).raw).upto
+            place = {"session": want.session, "create": False}
+    assert 0 < len(shown) < 12 and covered > 0

@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import orjson
 
+from agentrt.memory.window import newest
 from agentrt.models.base import ModelRequest
-from agentrt.records import Item
+from agentrt.records import Item, Items
 
-__all__ = ["EMPTY", "Segment", "Summary", "due", "foldable", "hand_over", "request"]
+__all__ = ["EMPTY", "Segment", "Summary", "crowded", "due", "foldable", "hand_over", "overflow", "request"]
 
 SEGMENT_ITEMS = 20
 """Items that one segment of the lowest level covers."""
@@ -22,7 +23,8 @@ KEEP_ITEMS = 20
 """The newest items are not summarised: the window has them."""
 FOLD = 6
 """So many segments of a level become one of the next."""
-_LINE_MAX = 1_500
+_LINES_MAX = 30_000
+"""Characters of the lines that one summary is made of, shared out evenly; what is longer is cut."""
 
 _PROMPT = """\
 You keep the running notes of a conversation between a user and an assistant. Summarise the part below in at most 120 \
@@ -91,6 +93,22 @@ def due(seq: int, upto: int) -> tuple[int, int] | None:
     return upto, upto + SEGMENT_ITEMS
 
 
+def crowded(size: int, budget: int) -> bool:
+    """Whether items of `size` bytes that no segment covers may soon be more than a window of `budget` tokens shows.
+
+    Rough, and rather too early: a token is seldom less than three bytes.
+    """
+    return size // 3 > budget // 2
+
+
+def overflow(items: Sequence[tuple[int, bytes]], budget: int) -> tuple[int, int] | None:
+    """The range of the oldest of these items (number, stored line) that half a window of `budget` tokens has no room
+    for; None: it has room for all. The other half is for what comes until the summary is there."""
+    kept = len(newest(Items([line for _, line in items]), budget // 2))
+    left = min(len(items) - kept, SEGMENT_ITEMS)
+    return (items[0][0], items[left - 1][0] + 1) if left > 0 else None
+
+
 def foldable(segments: Sequence[Segment]) -> range | None:
     """The places of the oldest run of segments of one level that is long enough to fold."""
     start = 0
@@ -104,7 +122,7 @@ def foldable(segments: Sequence[Segment]) -> range | None:
 
 def request(lines: Sequence[str], prompt: str = "") -> ModelRequest:
     """What the summariser is asked: the lines are turns, or segments of the level below."""
-    text = "\n".join(line[:_LINE_MAX] for line in lines)
+    text = "\n".join(line[: _LINES_MAX // len(lines)] for line in lines)
     content = [{"type": "input_text", "text": text}]
     return ModelRequest(
         items=[Item.of({"type": "message", "role": "user", "content": content})],

@@ -6,6 +6,8 @@ facts, embed), `compact/tenant/user/agent`, `erase/tenant/user`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from agentrt.agent import Agent
 from agentrt.memory import summary
 from agentrt.memory.dates import moment
@@ -56,14 +58,22 @@ def erase_job(user: UserKeys) -> str:
     return f"erase/{user.tenant}/{user.user}"
 
 
-def jobs_after(agent: Agent, owned: Owned, added: int) -> list[str]:
-    """The jobs that a committed run with `added` items leaves."""
+def jobs_after(agent: Agent, owned: Owned, added: Sequence[bytes], budget: int) -> list[str]:
+    """The jobs that a committed run leaves, which has `added` these items; `budget`: the tokens of its context."""
     memory = agent.memory
     if memory is None or not added:
         return []
     jobs = []
     if owned.user and (memory.facts or memory.recall):
         jobs.append(ingest_job(owned.session, owned.run.id))
-    if memory.summary and summary.due(owned.first + added, Summary.decode(owned.summary).upto):
+    if memory.summary and _to_be_summarised(owned, added, budget):
         jobs.append(summary_job(owned.session, agent.name))
     return jobs
+
+
+def _to_be_summarised(owned: Owned, added: Sequence[bytes], budget: int) -> bool:
+    upto = Summary.decode(owned.summary).upto
+    if summary.due(owned.first + len(added), upto) is not None:
+        return True
+    new = owned.window[max(0, len(owned.window) - (owned.first - upto)) :]
+    return summary.crowded(new.size + sum(map(len, added)), budget)

@@ -58,6 +58,9 @@ class Summaries:
             return known.folded(places, await self._told(agent, memory, lines))
         part = summary.due(header.seq, known.upto)
         if part is None:
+            new = await self._services.conversations.items(keys, known.upto, header.seq)
+            part = summary.overflow(new, self._services.scales.budget(agent))
+        if part is None:
             return None
         user, gen = None, None
         if header.user and memory.recall:

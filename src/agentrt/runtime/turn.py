@@ -290,7 +290,7 @@ class Turn:
             return None
         self._log.logged(batch.last)
         if not self._request.alone:
-            self.jobs = jobs_after(self._agent, self._owned, len(lines))
+            self.jobs = jobs_after(self._agent, self._owned, lines, self._budget)
         return TurnEnd(status, result, tokens=self._spent)
 
     # --- pieces ---------------------------------------------------------------------------------------------------
