@@ -288,7 +288,10 @@ def _before(texts: Mapping[int, turns.Memory], turn: turns.Memory, number: int) 
 
 
 async def _draw_one(model: Model, pending: Pending, turn: turns.Memory, before: list[str]) -> Drawn | ModelError:
-    """Ask the extractor about one turn. A `ModelError` that may pass is returned: others of the batch may be done."""
+    """Ask the extractor about one turn. A `ModelError` that may pass is returned: others of the batch may be done.
+
+    What else goes wrong is this item's failure alone: the user's other messages are drawn from.
+    """
     try:
         answer = await ask(model, extract.request(turn.text, turn.at, before))
         statements, refused = extract.accept(extract.parse(answer), turn.text, turn.item, turn.at)
@@ -298,6 +301,9 @@ async def _draw_one(model: Model, pending: Pending, turn: turns.Memory, before: 
         return Drawn(pending, turn.kept, failed=str(error)[:200])
     except (extract.Nonsense, orjson.JSONDecodeError) as error:
         return Drawn(pending, turn.kept, failed=str(error)[:200])
+    except Exception as error:
+        log.exception("no facts from item %s", pending.item)
+        return Drawn(pending, turn.kept, failed=type(error).__name__)
     return Drawn(pending, turn.kept, statements, refused)
 
 
