@@ -87,7 +87,8 @@ class Compaction:
         """Sessions of the index that are gone, or that were never this user's."""
         stale = []
         for session in raw.sessions:
-            header = await self._services.conversations.header(SessionKeys(user.tenant, session))
+            keys = SessionKeys(user.tenant, session)
+            header = await self._services.conversations.header(keys, alone=True)  # an erasure must find those, too
             if header is None or header.user != user.user:
                 stale.append(session)
         return stale
