@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
@@ -43,6 +44,9 @@ TRIES_MAX = 3
 """So often an item is tried whose answer is nonsense; then it stays among the dead letters until somebody looks."""
 _BATCH = 16
 _IN_PARALLEL = 4
+"""So many are asked about, and then written, at once: what is in stays when the job runs out of its time."""
+_ENOUGH_S = 20.0
+"""A job that took so long and has drawn something goes on as a new one: a slow extractor uses up no tries."""
 _CONTEXT_CHARS = 400
 _COMPACT_EVERY = 256
 _EMBED_BACK = 512
@@ -168,14 +172,19 @@ class Ingestion:
         first_s = self._retentions.of(tenant).first_s
         if first_s is not None:
             await self._services.jobs.later(compact_job(user, agent_name), wall_ms() + first_s * 1000)
-        failing = 0
+        tried, started = set[str](), time.monotonic()
         while True:
             gen, pending = await self._services.users.pending(user)
-            todo = [one for one in pending if one.tries < TRIES_MAX]
-            batch = todo[failing : failing + _BATCH]  # those before it have failed a moment ago
+            todo = [one for one in pending if one.tries < TRIES_MAX and one.item not in tried]
+            batch = todo[:_BATCH]
             if not memory.facts or not batch:
                 break
-            failing += await self._draw(user, gen, agent, memory, batch)
+            tried.update(one.item for one in batch)
+            texts = await self._texts(user, batch)
+            for start in range(0, len(batch), _IN_PARALLEL):
+                wrote = await self._draw(user, gen, agent, memory, batch[start : start + _IN_PARALLEL], texts)
+                if wrote and time.monotonic() - started > _ENOUGH_S:
+                    raise Again("there is more to draw from", 0.0, counts=False)
             if any(one.number % _COMPACT_EVERY == 0 for one in batch):
                 await self._services.jobs.enter(tenant, compact_job(user, agent_name))
         if memory.embedder is not None:
@@ -189,34 +198,38 @@ class Ingestion:
                 "items without facts so far", backoff_s(max(one.tries for one in failed if one.tries < TRIES_MAX))
             )
 
-    async def _draw(self, user: UserKeys, gen: str, agent: Agent, memory: Memory, batch: Sequence[Pending]) -> int:
-        """Draw the facts of some items and write them at once; returns how many items failed."""
+    async def _draw(
+        self,
+        user: UserKeys,
+        gen: str,
+        agent: Agent,
+        memory: Memory,
+        group: Sequence[Pending],
+        texts: Mapping[int, turns.Memory],
+    ) -> int:
+        """Draw the facts of some items and write them at once; returns how many items are settled."""
         services = self._services
         model = helper_model(services, agent, memory.extractor, "scripted:extract")
-        texts = await self._texts(user, batch)
-        gate = asyncio.Semaphore(_IN_PARALLEL)
 
         async def one(pending: Pending) -> Drawn | ModelError:
             turn = texts.get(pending.number)
             if turn is None:
                 return Drawn(pending, 0)
-            async with gate:
-                return await _draw_one(model, pending, turn, _before(texts, turn, pending.number))
+            return await _draw_one(model, pending, turn, _before(texts, turn, pending.number))
 
-        answers: list[Drawn | ModelError] = await asyncio.gather(*(one(pending) for pending in batch))
+        answers: list[Drawn | ModelError] = await asyncio.gather(*(one(pending) for pending in group))
         drawn = [answer for answer in answers if isinstance(answer, Drawn)]
         settled = [answer for answer in drawn if not answer.failed]
         if settled:
             await self._write(user, gen, settled)
-        failed = [answer for answer in drawn if answer.failed]
-        for answer in failed:
+        for answer in (answer for answer in drawn if answer.failed):
             pending = replace(answer.pending, tries=answer.pending.tries + 1, reason=answer.failed)
             await services.users.retry(user, gen, pending)
             services.telemetry.memory_facts.labels("failed").inc()
         for away in (answer for answer in answers if isinstance(answer, ModelError)):
             # What is in is in, the rest later.
             raise Again(f"the extractor failed: {away}", away.retry_after_s)
-        return len(failed)
+        return len(settled)
 
     async def _texts(self, user: UserKeys, batch: Sequence[Pending]) -> dict[int, turns.Memory]:
         """The memories of a batch and the two before each."""

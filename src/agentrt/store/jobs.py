@@ -118,22 +118,24 @@ class Jobs:
         """Have a job done later; `counts`: this was a try."""
         await self._fail(job, delay_s, b"", counts)
 
-    async def bury(self, job: Job, reason: str, at_ms: int) -> None:
-        """Give a job up. It comes back when it is asked for again, or by `revive`."""
+    async def bury(self, job: Job, reason: str, at_ms: int) -> bool:
+        """Give a job up. It comes back when it is asked for again, or by `revive`; False when it was asked for since it
+        was taken, and waits."""
         letter = orjson.dumps({"reason": reason, "tries": job.tries, "at": at_ms})
-        await self._fail(job, 0, letter, True)
+        return await self._fail(job, 0, letter, True) != b"again"
 
-    async def _fail(self, job: Job, delay_s: float, letter: bytes, counts: bool) -> None:
+    async def _fail(self, job: Job, delay_s: float, letter: bytes, counts: bool) -> bytes:
         names = self._names
         unit = Unit(self._slot).call(
             self._redis.scripts["job_fail"],
             (names.jobs, names.marks, names.buried),
             job=job.name,
+            mark=job.mark,
             delay_ms=int(delay_s * 1000),
             letter=letter,
             counts=int(counts),
         )
-        await self._redis.execute(unit)
+        return bytes((await self._redis.execute(unit))[0][0])
 
     async def buried(self) -> list[Buried]:
         """The dead letters, the oldest first."""
