@@ -231,8 +231,12 @@ class Users:
 
     async def number(self, user: UserKeys, item: str) -> int | None:
         """The number of the memory that was made of an item."""
+        return await self.source(user, item) or None
+
+    async def source(self, user: UserKeys, item: str) -> int | None:
+        """The number of the memory that was made of an item; 0 for one that was forgotten, None for any other."""
         raw = (await self._redis.execute(Unit(user.tag).command("HGET", user.sources, item)))[0]
-        return int(raw or 0) or None
+        return None if raw is None else int(raw)
 
     # --- facts ----------------------------------------------------------------------------------------------------
 
