@@ -13,6 +13,7 @@ from agentrt.runtime.clock import wall_ms
 from agentrt.runtime.people import Said
 from agentrt.runtime.retention import Retention, Retentions
 from agentrt.store.keys import QueueKeys, UserKeys
+from agentrt.store.sample import take_sample
 from tests.memory.inside import Tongue, idle, inside, until
 from tests.runtime.conftest import Runtime
 
@@ -122,3 +123,12 @@ def test_what_a_tenant_does_not_say_is_as_for_all(tmp_path: Path) -> None:
     assert read.of("acme") == Retention(turns_s=7, turns_max=3)
     assert read.of("globex") == Retention(turns_max=3)
     assert Retentions.read("", Retention(turns_s=1)).of("acme") == Retention(turns_s=1)
+
+
+async def test_the_doctor_takes_no_look_that_is_due_later_for_a_leak(redis_url: str) -> None:
+    """It tells the operator to delete what nobody owns: that must not be the queue of retention."""
+    async with inside(redis_url, Tongue(), memory_turns_ttl_s=DAY_S) as runtime:
+        await _remember(runtime, _users()[0])
+        with redis_py.Redis.from_url(redis_url) as outside:
+            assert outside.zcard(QueueKeys().later) == 1
+        assert (await take_sample(runtime.services.users._redis, 5_000)).immortal == []
