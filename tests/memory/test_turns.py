@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import orjson
+import pytest
 
 from agentrt.memory.block import HEAD
 from agentrt.models.base import ModelRequest
 from agentrt.models.scripted import texts
+from agentrt.runtime import recollections
 from agentrt.store.keys import SessionKeys, UserKeys, new_id
 from tests.memory.inside import Tongue, idle, inside, stated
 
@@ -86,3 +88,21 @@ async def test_an_agent_without_a_memory_is_given_none(redis_url: str) -> None:
         await runtime.turn("a", "What is the otter called?", user="u1")
         assert [texts(item) for item in heard[-1].items] == ["What is the otter called?"]
         assert (await runtime.surface.people.overview(UserKeys("dev", "u1")))["turns"] == 0
+
+
+async def test_a_pod_lets_go_of_users_that_do_not_come_back(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nothing but their facts is read."""
+    tongue, said = Tongue(), "I live in Porto."
+    tongue.answers[said] = [stated("home_city", "Porto", said)]
+    users = ["u1", "u2", "u3"]
+    async with inside(redis_url, tongue, memory={"recall": False}) as runtime:
+        held = runtime.services.recollections
+        for user in users:
+            await runtime.turn("a", said, user=user)
+        await idle(runtime)
+        for user in users:
+            await runtime.turn("a", "hi", user=user)
+        assert held.held == [f"dev/{user}" for user in users]
+        monkeypatch.setattr(recollections, "_IDLE_S", 0.0)
+        await runtime.turn("a", "hi", user="u2")
+        assert held.held == ["dev/u2"]

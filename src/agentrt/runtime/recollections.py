@@ -215,6 +215,7 @@ class Recollections:
             shelf = self._shelves[name] = _Shelf(Index(head.gen, head.epoch))
         self._shelves.move_to_end(name)
         shelf.used = time.monotonic()
+        self._drop_idle()
         return shelf
 
     async def _read_on(self, index: Index, head: Head) -> None:
@@ -231,15 +232,17 @@ class Recollections:
                 await asyncio.sleep(0)
         index.upto = max(index.upto, head.mseq)
 
+    def _drop_idle(self) -> None:
+        """Let go of users that were not here for long, also of those of whom nothing but the profile was read."""
+        now = time.monotonic()
+        while len(self._shelves) > 1 and now - next(iter(self._shelves.values())).used >= _IDLE_S:
+            self._shelves.popitem(last=False)
+
     def _make_room(self) -> None:
         held = sum(len(shelf.index) for shelf in self._shelves.values())
-        now = time.monotonic()
-        while len(self._shelves) > 1:
-            name, oldest = next(iter(self._shelves.items()))
-            if held <= _TURNS_MAX and now - oldest.used < _IDLE_S:
-                return
+        while held > _TURNS_MAX and len(self._shelves) > 1:
+            _, oldest = self._shelves.popitem(last=False)
             held -= len(oldest.index)
-            del self._shelves[name]
 
     # --- embeddings -----------------------------------------------------------------------------------------------
 
