@@ -109,6 +109,11 @@ class Ingestion:
             raise Again(f"this pod has no agent {name[:64]!r}", 5.0)
         return None if agent.memory is None else (agent, agent.memory)
 
+    def policy(self, name: str) -> Memory | None:
+        """The policy of an agent that this pod knows."""
+        agent = self._agents.get(name)
+        return None if agent is None else agent.memory
+
     # --- raw turns ------------------------------------------------------------------------------------------------
 
     async def ingest(self, job: Job) -> None:

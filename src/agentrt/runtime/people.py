@@ -25,7 +25,7 @@ from agentrt.runtime.errands import user_job
 from agentrt.runtime.forgetting import Forgetting, NoSuchMemory
 from agentrt.runtime.ingestion import TRIES_MAX, remembered
 from agentrt.runtime.ledger import Ledger, pinned_by, read_facts
-from agentrt.runtime.recollections import Kept, shares_of
+from agentrt.runtime.recollections import Kept, each_turn, shares_of
 from agentrt.store.keys import SessionKeys, UserKeys, new_id
 from agentrt.store.users import Turn
 
@@ -165,11 +165,10 @@ class People:
     async def export(self, user: UserKeys) -> dict[str, Any]:
         """Everything that is kept of a user, as JSON: facts with sources, turns, and the items of their sessions."""
         services, now = self._services, wall_ms()
-        raw = await services.users.raw(user)
-        facts = read_facts(raw.facts).values()
-        kept = [turns.Memory.decode(value) for value in raw.memories.values()]
+        facts = read_facts((await services.users.facts(user))[2]).values()
+        kept = [(one.role, _turn(one)) async for _, one in each_turn(services.users, user)]
         sessions = []
-        for session in sorted(raw.sessions):
+        for session in sorted(await services.users.sessions(user)):
             keys = SessionKeys(user.tenant, session)
             header = await services.conversations.header(keys)
             if header is None or header.user != user.user:
@@ -191,8 +190,8 @@ class People:
             "facts": [
                 {**described(fact, now), "quotes": [one.quote for one in fact.sightings.values()]} for fact in facts
             ],
-            "turns": [_turn(one) for one in kept if one.role != turns.SUMMARY],
-            "summaries": [_turn(one) for one in kept if one.role == turns.SUMMARY],
+            "turns": [one for role, one in kept if role != turns.SUMMARY],
+            "summaries": [one for role, one in kept if role == turns.SUMMARY],
             "conversations": sessions,
         }
 
