@@ -226,7 +226,7 @@ class Ingestion:
         drawn = [answer for answer in answers if isinstance(answer, Drawn)]
         settled = [answer for answer in drawn if not answer.failed]
         if settled:
-            await self._write(user, gen, settled)
+            await self._write(user, gen, agent, settled)
         for answer in (answer for answer in drawn if answer.failed):
             pending = replace(answer.pending, tries=answer.pending.tries + 1, reason=answer.failed)
             await services.users.retry(user, gen, pending)
@@ -248,13 +248,14 @@ class Ingestion:
                 start = following or 0
         return found
 
-    async def _write(self, user: UserKeys, gen: str, settled: Sequence[Drawn]) -> None:
+    async def _write(self, user: UserKeys, gen: str, agent: Agent, settled: Sequence[Drawn]) -> None:
         counts: defaultdict[str, int] = defaultdict(int)
+        touched = set[str]()
         items = {answer.pending.item for answer in settled}
 
         def change(facts: dict[str, Fact]) -> set[str]:
             counts.clear()
-            touched = set()
+            touched.clear()
             for answer in settled:
                 for statement in answer.statements if answer.pending.item in items else ():
                     before = len(facts)
@@ -263,8 +264,12 @@ class Ingestion:
                     counts["written" if len(facts) > before else "merged" if new else "known"] += 1
             return touched
 
-        await self._ledger.change(user, change, gen=gen, settled=items)
+        facts = await self._ledger.change(user, change, gen=gen, settled=items)
         telemetry, now = self._services.telemetry, wall_ms()
+        retention = self._retentions.of(user.tenant)
+        at_ms = retention.look_again((retention.fact_ends(facts[one]) for one in touched if one in facts), now)
+        if at_ms is not None:
+            await self._services.jobs.later(compact_job(user, agent.name), at_ms)
         for answer in settled:
             for reason in answer.refused:
                 counts[reason] += 1

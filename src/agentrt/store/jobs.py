@@ -75,8 +75,8 @@ class Jobs:
         await self._redis.execute(self._finish(tenant, jobs, b""))
 
     async def later(self, job: str, at_ms: int) -> None:
-        """Have a job done at a time, ms since the epoch; where it waits for an earlier or a later one already, then."""
-        await self._redis.execute(Unit(self._slot).command("ZADD", self._names.later, "NX", at_ms, job))
+        """Have a job done at a time, ms since the epoch; where it waits for an earlier one already, then."""
+        await self._redis.execute(Unit(self._slot).command("ZADD", self._names.later, "LT", at_ms, job))
 
     async def drop_later(self, prefix: str) -> None:
         """Remove what waits for its time and begins with `prefix`, which has no pattern's marks in it."""
