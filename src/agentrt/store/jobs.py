@@ -78,6 +78,10 @@ class Jobs:
         """Have a job done at a time, ms since the epoch; where it waits for an earlier one already, then."""
         await self._redis.execute(Unit(self._slot).command("ZADD", self._names.later, "LT", at_ms, job))
 
+    async def postpone(self, job: str, at_ms: int) -> None:
+        """Have a job that waits for its time done at this one; nothing happens where it does not wait any more."""
+        await self._redis.execute(Unit(self._slot).command("ZADD", self._names.later, "XX", at_ms, job))
+
     async def drop_later(self, prefix: str) -> None:
         """Remove what waits for its time and begins with `prefix`, which has no pattern's marks in it."""
         cursor = b"0"
@@ -148,13 +152,14 @@ class Jobs:
         await self.enter(name.split("/")[1], name)
 
     async def drop(self, *names: str) -> int:
-        """Remove jobs and dead letters of these names; returns how many there were."""
+        """Remove jobs and dead letters of these names, also where they wait for their time; returns how many jobs and
+        letters there were."""
         if not names:
             return 0
         keys = self._names
         unit = Unit(self._slot).command("ZREM", keys.jobs, *names).command("HDEL", keys.buried, *names)
-        unit.command("HDEL", keys.marks, *names, *(f"{name}#" for name in names))
-        waiting, buried, _ = await self._redis.execute(unit)
+        unit.command("HDEL", keys.marks, *names, *(f"{name}#" for name in names)).command("ZREM", keys.later, *names)
+        waiting, buried, *_ = await self._redis.execute(unit)
         return int(waiting) + int(buried)
 
     async def of(self, *prefixes: str) -> list[str]:
