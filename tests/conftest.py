@@ -9,29 +9,12 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from agentrt.store.sample import OWNED
 from tests.harness.redis_server import RedisServer
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The coverage is that of the tests' own processes. With its tracer a pod takes twice as long to start.
     os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
-
-OWNED = (
-    b":leases",
-    b":config",
-    b":ready",
-    b":since",
-    b":tags",
-    b":dead",
-    b":jobs",
-    b":later",
-    b":marks",
-    b":buried",
-    b"{access}:keys",
-    b"{access}:quotas",
-    b"{access}:rev",
-    b"{pods}:schema",
-)
-"""Keys that need no TTL because somebody deletes them: see the schema in agentrt/store/keys.py."""
 
 
 @pytest.fixture(scope="session")

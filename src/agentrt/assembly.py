@@ -114,7 +114,7 @@ async def build(stack: AsyncExitStack, given: Blueprint) -> Surface:
         signals=Signals(services.queue, services.jobs, services.doubts, Vitals(redis), telemetry),
         telemetry=telemetry,
         pod=settings.pod,
-        people=People(services, given.agents),
+        people=memory.people,
         compaction=memory.compaction,
         erasure=memory.erasure,
     )
@@ -277,6 +277,7 @@ def _work(stack: AsyncExitStack, given: Blueprint, services: Services) -> _Work:
 class _Memory:
     """What works behind the turns on what is remembered."""
 
+    people: People
     compaction: Compaction
     erasure: Erasure
     worker: JobWorker
@@ -301,4 +302,4 @@ def _memory(stack: AsyncExitStack, given: Blueprint, services: Services, scan: S
         "erase": erasure.go_on,
     }
     worker = _started(stack, JobWorker(services.jobs, handlers, services.telemetry, settings.memory_jobs))
-    return _Memory(compaction, erasure, worker)
+    return _Memory(People(services, agents, retentions), compaction, erasure, worker)

@@ -55,7 +55,7 @@ def seen_by(heard: list[ModelRequest]) -> Answer:
 
 @asynccontextmanager
 async def inside(
-    redis_url: str, tongue: Tongue, heard: list[ModelRequest] | None = None, **more: Any
+    redis_url: str, tongue: Answer, heard: list[ModelRequest] | None = None, **more: Any
 ) -> AsyncIterator[Runtime]:
     """A runtime with the agent `a`: model `test:m`, extractor `test:x`; `more` models by name."""
     memory: Mapping[str, Any] = more.pop("memory", {})

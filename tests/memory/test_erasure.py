@@ -6,9 +6,12 @@ import time
 from pathlib import Path
 
 import pytest
+import redis as redis_py
 
+from agentrt.errors import StoreUnavailable
+from agentrt.runtime import erasure
 from agentrt.runtime.erasure import verify
-from agentrt.store.keys import UserKeys
+from agentrt.store.keys import QueueKeys, SessionKeys, UserKeys
 from tests.memory.adapter import SECRET, Adapter, stands
 from tests.memory.inside import USER, Tongue, idle, inside, stated, until
 
@@ -171,3 +174,69 @@ def _observe(said: str):  # type: ignore[no-untyped-def]
 
     seen = Sighting("m1", 1, 2, 0.9, False, None, said)
     return lambda facts: [observe(facts, Statement("user", "word", "zebra", False, seen))[0]]
+
+
+async def test_the_receipt_counts_all_that_went(redis_url: str) -> None:
+    """No other pod helps while this one is at work: what it removed would stand in no receipt."""
+    async with inside(redis_url, Tongue(), pod="one") as one, inside(redis_url, Tongue(), pod="two") as two:
+        for _ in range(5):
+            await one.turn("a", f"{CANARY} is what I say.", user="u1")
+        await idle(one)
+        runs, looked = one.services.conversations.runs, list[str]()
+
+        async def slowly(keys: SessionKeys) -> list[str]:
+            two.surface.worker.wake()
+            await idle(two)  # until there is nothing left that it could help with
+            looked.append(keys.id)
+            return await runs(keys)
+
+        one.services.conversations.runs = slowly  # type: ignore[method-assign]
+        receipt = await one.surface.erasure.erase(USER)
+        assert len(looked) == receipt["removed"]["conversations"] == 5
+
+
+async def test_whoever_stands_in_waits_as_long_as_the_pod_is_at_work(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no longer: what is entered for a pod that dies is due a while behind its last sign of life."""
+    monkeypatch.setattr(erasure, "_STAND_IN_S", 2.0)
+    later, job = QueueKeys().later, "erase/dev/u1"
+    with redis_py.Redis.from_url(redis_url) as outside:
+        async with inside(redis_url, Tongue(), memory_jobs=0) as runtime:
+            await runtime.turn("a", f"{CANARY} is what I say.", user="u1")
+            runs, seen = runtime.services.conversations.runs, list[float]()
+
+            async def slowly(keys: SessionKeys) -> list[str]:
+                seen.append(outside.zscore(later, job))
+
+                async def put_off() -> bool:
+                    return bool(outside.zscore(later, job) > seen[0])
+
+                await until(put_off)
+                return await runs(keys)
+
+            runtime.services.conversations.runs = slowly  # type: ignore[method-assign]
+            assert (await runtime.surface.erasure.erase(USER))["removed"]["conversations"] == 1
+            assert seen
+            assert outside.zscore(later, job) is None
+
+
+async def test_an_erasure_that_breaks_off_goes_on_by_itself(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(erasure, "_STAND_IN_S", 0.5)
+    async with inside(redis_url, Tongue()) as runtime:
+        want, _ = await runtime.turn("a", f"{CANARY} is what I say.", user="u1")
+        await idle(runtime)
+        runs = runtime.services.conversations.runs
+
+        async def away(keys: SessionKeys) -> list[str]:
+            runtime.services.conversations.runs = runs  # type: ignore[method-assign]
+            raise StoreUnavailable("gone")
+
+        runtime.services.conversations.runs = away  # type: ignore[method-assign]
+        with pytest.raises(StoreUnavailable):
+            await runtime.surface.erasure.erase(USER)
+
+        async def gone() -> bool:
+            return await runtime.services.conversations.header(want.session) is None
+
+        await until(gone)

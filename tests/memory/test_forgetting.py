@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
 
+from agentrt.errors import StoreUnavailable
 from agentrt.memory.summary import KEEP_ITEMS, SEGMENT_ITEMS, Summary
 from agentrt.memory.turns import Memory
 from agentrt.models.base import ModelEvent, ModelRequest, TextDelta
 from agentrt.models.scripted import last_user_text
 from agentrt.records import Item
+from agentrt.runtime.forgetting import Busy
 from agentrt.store.keys import SessionKeys, UserKeys
 from agentrt.store.users import Turn
 from tests.memory.adapter import Adapter
@@ -167,3 +170,102 @@ async def test_a_summary_of_what_was_forgotten_meanwhile_is_no_memory(redis_url:
         assert await people_turns(runtime) == []
         await users.recap(USER, gen, "sum_1", raw, ["m1"])
         assert len(await people_turns(runtime)) == 1
+
+
+def _held(hold: list[bool]) -> Any:
+    def answer(_: ModelRequest) -> Iterable[ModelEvent | float]:
+        while hold[0]:
+            yield 0.01
+        yield TextDelta("ok")
+
+    return answer
+
+
+@pytest.mark.parametrize("by", ["operator", "client"])
+async def test_nothing_is_forgotten_while_the_conversation_is_busy(redis_url: str, by: str) -> None:
+    """Whoever asks is told so, all of it stands as it was, and asking again forgets it."""
+    hold, tongue = [False], Tongue()
+    tongue.answers[SAID] = ZEBRA
+    async with inside(redis_url, tongue, more={"m": _held(hold)}) as runtime:
+        want, _ = await runtime.turn("a", SAID, user="u1")
+        await idle(runtime)
+        item, forgetting = await _first_item(runtime, want.session), runtime.surface.people.forgetting
+        hold[0] = True
+        live = asyncio.create_task(runtime.turn("a", "next", user="u1", session=want.session, create=False))
+
+        async def busy() -> bool:
+            header = await runtime.services.conversations.header(want.session)
+            return header is not None and bool(header.live_run)
+
+        await until(busy)
+        if by == "operator":
+            with pytest.raises(Busy):
+                await forgetting.item(USER, item.id)
+        else:
+            assert await _delete(runtime, want.session) == "busy"
+        assert (await _first_item(runtime, want.session)).id == item.id
+        assert SAID in [one["text"] for one in await people_turns(runtime)]
+        assert await states(runtime) == {("word", "zebra", "+"): "active"}
+        hold[0] = False
+        await live
+        await idle(runtime)
+        await forgetting.item(USER, item.id)
+        assert await runtime.services.conversations.item(want.session, 0) is None
+        assert await runtime.services.conversations.run(want.session, want.run) is None
+        assert await states(runtime) == {}
+        assert SAID not in [one["text"] for one in await people_turns(runtime)]
+
+
+@pytest.mark.parametrize("what", ["fact", "item"])
+@pytest.mark.parametrize("step", [1, 2, 3])
+async def test_forgetting_can_be_asked_for_again(redis_url: str, what: str, step: int) -> None:
+    """Redis goes away before the first, second or third write; asked again, all of it is done."""
+    tongue = Tongue()
+    tongue.answers[SAID] = ZEBRA
+    async with inside(redis_url, tongue, more={"n": Notes()}, memory={"summarizer": "test:n"}) as runtime:
+        session = await _long(runtime)
+        await idle(runtime)
+        (fact,) = await runtime.surface.people.facts(USER, 0)
+        item, left = await _first_item(runtime, session), [step]
+        users, conversations, forgetting = (
+            runtime.services.users,
+            runtime.services.conversations,
+            runtime.surface.people.forgetting,
+        )
+
+        def dying(write: Any) -> Any:
+            async def one(*args: Any, **more: Any) -> Any:
+                left[0] -= 1
+                if left[0] == 0:
+                    raise StoreUnavailable("gone")
+                return await write(*args, **more)
+
+            return one
+
+        for place, name in ((users, "forget"), (users, "resolve"), (conversations, "erase_item")):
+            setattr(place, name, dying(getattr(place, name)))
+        with pytest.raises(StoreUnavailable):
+            await (forgetting.fact(USER, fact["id"]) if what == "fact" else forgetting.item(USER, item.id))
+        await (forgetting.fact(USER, fact["id"]) if what == "fact" else forgetting.item(USER, item.id))
+        assert set((await states(runtime)).values()) <= {"forgotten"}
+        found = await runtime.surface.people.search(USER, "zebra", 5, 0)
+        assert [one for one in (*found["turns"], *found["summaries"]) if "zebra" in one["text"]] == []
+        assert (await conversations.item(session, 0) is None) is (what == "item")
+
+
+async def test_a_forgotten_fact_is_in_no_summary_that_others_recall(redis_url: str) -> None:
+    """Summaries of parts that did not say it stay."""
+    tongue = Tongue()
+    tongue.answers[SAID] = ZEBRA
+    async with inside(redis_url, tongue, more={"n": Notes()}, memory={"summarizer": "test:n"}) as runtime:
+        session = await _long(runtime)
+        for number in range(SEGMENT_ITEMS // 2):
+            await runtime.turn("a", f"more {number}", user="u1", session=session, create=False)
+        await idle(runtime)
+        assert len([one for one in await people_turns(runtime) if one["role"] == "summary"]) == 2
+        (fact,) = await runtime.surface.people.facts(USER, 0)
+        await runtime.surface.people.forgetting.fact(USER, fact["id"])
+        (left,) = [one["text"] for one in await people_turns(runtime) if one["role"] == "summary"]
+        assert "zebra" not in left
+        block = await runtime.surface.people.context(USER, "what is my word zebra", 1)
+        assert "zebra" not in block.text

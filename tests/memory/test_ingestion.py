@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
+import orjson
+import pytest
 import redis as redis_py
 
 from agentrt.errors import ModelError
+from agentrt.models.base import ModelEvent, ModelRequest, ToolCall
+from agentrt.models.scripted import last_user_text
+from agentrt.runtime import ingestion, jobs
+from agentrt.runtime.people import Said
 from agentrt.store.keys import QueueKeys
 from tests.memory.inside import USER, Tongue, idle, inside, stated, states, until
 
@@ -117,3 +126,66 @@ async def test_what_is_taken_comes_back_when_its_lease_is_over(redis_url: str) -
         (third,) = await jobs.take(5, 60_000)
         assert await jobs.done(third)
         assert await jobs.take(5, 60_000) == []
+
+
+async def test_a_job_that_is_asked_for_while_it_is_given_up_is_done_again(redis_url: str) -> None:
+    """A message that comes during the last try: it is not among the dead letters, and has all its tries."""
+    async with inside(redis_url, Tongue(), memory_jobs=0) as runtime:
+        jobs = runtime.services.jobs
+        await jobs.enter("dev", "user/dev/u1/a")
+        (job,) = await jobs.take(1, 60_000)
+        await jobs.enter("dev", "user/dev/u1/a")
+        assert not await jobs.bury(job, "in vain", 1)
+        assert await jobs.buried() == []
+        (again,) = await jobs.take(1, 60_000)
+        assert (again.name, again.tries) == (job.name, 1)
+        assert await jobs.bury(again, "in vain", 1)
+        assert await jobs.take(1, 60_000) == []
+        assert [one.name for one in await jobs.buried()] == [job.name]
+
+
+async def test_an_item_that_is_given_up_hides_none_behind_it(redis_url: str) -> None:
+    tongue = Tongue()
+    tongue.answers["bad"] = "}{"
+    said = [Said("m0", "user", "bad", 1), *(Said(f"m{n}", "user", f"text {n}", 1) for n in range(1, 40))]
+    async with inside(redis_url, tongue, memory_jobs=0) as runtime:
+        await runtime.surface.people.remember(USER, said)
+        gen, pending = await runtime.services.users.pending(USER)
+        await runtime.services.users.retry(USER, gen, replace(pending[0], tries=2, reason="nonsense"))
+    async with inside(redis_url, tongue) as runtime:
+        await idle(runtime)
+        assert [one.item for one in (await runtime.services.users.pending(USER))[1]] == ["m0"]
+
+
+async def test_what_a_slow_extractor_has_answered_is_kept(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that runs out of its time has written what was answered; the next one goes on from there."""
+    monkeypatch.setattr(jobs, "_TIMEOUT_S", 1.0)
+    quick = {f"text {n}" for n in range(4)}
+
+    def slow(request: ModelRequest) -> Iterable[ModelEvent | float]:
+        while orjson.loads(last_user_text(request.items))["message"] not in quick:
+            yield 0.01
+        yield ToolCall("c", "record_facts", '{"facts":[]}')
+
+    async with inside(redis_url, slow) as runtime:
+        await runtime.surface.people.remember(USER, [Said(f"m{n}", "user", f"text {n}", 1) for n in range(16)])
+
+        async def four_less() -> bool:
+            return len((await runtime.services.users.pending(USER))[1]) == 12
+
+        await until(four_less)
+        quick.update(f"text {n}" for n in range(16))
+        await idle(runtime)
+        assert await runtime.services.jobs.buried() == []
+        assert (await runtime.services.users.pending(USER))[1] == []
+
+
+async def test_a_job_that_gets_on_uses_up_no_tries(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each job has time for one group of items only, and there are more groups than tries."""
+    monkeypatch.setattr(ingestion, "_ENOUGH_S", 0.0)
+    monkeypatch.setattr(jobs, "_TRIES_MAX", 2)
+    async with inside(redis_url, Tongue()) as runtime:
+        await runtime.surface.people.remember(USER, [Said(f"m{n}", "user", f"text {n}", 1) for n in range(40)])
+        await idle(runtime)
+        assert await runtime.services.jobs.buried() == []
+        assert (await runtime.services.users.pending(USER))[1] == []

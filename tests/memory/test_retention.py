@@ -13,7 +13,8 @@ from agentrt.runtime.clock import wall_ms
 from agentrt.runtime.people import Said
 from agentrt.runtime.retention import Retention, Retentions
 from agentrt.store.keys import QueueKeys, UserKeys
-from tests.memory.inside import Tongue, idle, inside, until
+from agentrt.store.sample import take_sample
+from tests.memory.inside import Tongue, idle, inside, stated, until
 from tests.runtime.conftest import Runtime
 
 DAY_S = 86_400
@@ -122,3 +123,58 @@ def test_what_a_tenant_does_not_say_is_as_for_all(tmp_path: Path) -> None:
     assert read.of("acme") == Retention(turns_s=7, turns_max=3)
     assert read.of("globex") == Retention(turns_max=3)
     assert Retentions.read("", Retention(turns_s=1)).of("acme") == Retention(turns_s=1)
+
+
+async def test_the_doctor_takes_no_look_that_is_due_later_for_a_leak(redis_url: str) -> None:
+    """It tells the operator to delete what nobody owns: that must not be the queue of retention."""
+    async with inside(redis_url, Tongue(), memory_turns_ttl_s=DAY_S) as runtime:
+        await _remember(runtime, _users()[0])
+        with redis_py.Redis.from_url(redis_url) as outside:
+            assert outside.zcard(QueueKeys().later) == 1
+        assert (await take_sample(runtime.services.users._redis, 5_000)).immortal == []
+
+
+STAY = "I am in Porto until noon."
+ENDED = [stated("stay", "Porto", STAY, valid_until="2020-01-01T00:00:00Z")]
+
+
+@pytest.mark.parametrize(
+    "bounds", [{"ended_facts_s": 60}, {"turns_s": 30 * DAY_S, "ended_facts_s": 60}, {"facts_s": 60}], ids=str
+)
+@pytest.mark.parametrize("by", ["said", "set"])
+async def test_whatever_has_an_end_is_looked_at_when_it_ends(
+    redis_url: str, tmp_path: Path, bounds: dict[str, int], by: str
+) -> None:
+    """Whichever kind has the shortest time, and also of a user who never says anything."""
+    tongue = Tongue()
+    tongue.answers[STAY] = ENDED
+    path, user, later = _file(tmp_path, dev=bounds), _users()[0], QueueKeys().later
+    with redis_py.Redis.from_url(redis_url) as outside:
+        async with inside(redis_url, tongue, memory_retention_file=path) as runtime:
+            if by == "said":
+                await runtime.turn("a", STAY, user="u1")
+                await idle(runtime)
+            else:
+                await runtime.surface.people.set(user, attribute="stay", value="Porto", at=1, until=2)
+            ((name, due),) = outside.zrange(later, 0, -1, withscores=True)
+            assert name == b"compact/dev/u1/a"
+            assert due - wall_ms() < 120_000
+            if "facts_s" not in bounds or by == "set":
+                await runtime.surface.compaction.tidy(user, "a", wall_ms())
+                assert (await _kept(runtime, user))[1] == 0
+
+
+async def test_it_is_kept_to_where_the_agent_is_gone(redis_url: str) -> None:
+    """The look was entered for an agent that no pod has any more."""
+    user = _users()[0]
+    with redis_py.Redis.from_url(redis_url) as outside:
+        async with inside(redis_url, Tongue(), memory_turns_ttl_s=60) as runtime:
+            await _remember(runtime, user)
+            turn = orjson.loads(outside.hget(user.memories, "1"))
+            turn[6] -= 100_000
+            outside.hset(user.memories, "1", orjson.dumps(turn))
+            outside.zadd(QueueKeys().later, {"compact/dev/u1/old_name": 1})
+            runtime.surface.worker.wake()
+            await _until_gone(runtime, user)
+            await idle(runtime)
+            assert await runtime.services.jobs.buried() == []

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+import pytest
 
 from agentrt.memory.block import HEAD
 from agentrt.memory.summary import Summary
 from agentrt.models.base import ModelRequest
 from agentrt.models.scripted import texts
+from agentrt.runtime import recollections
 from agentrt.store.keys import SessionKeys, UserKeys, new_id
 from tests.memory.inside import Tongue, idle, inside, stated
 
@@ -107,3 +109,21 @@ async def test_what_does_not_fit_the_window_is_summed_up(redis_url: str) -> None
             covered = Summary.decode((await runtime.services.users.summary(want.session)).raw).upto
             place = {"session": want.session, "create": False}
     assert 0 < len(shown) < 12 and covered > 0
+
+
+async def test_a_pod_lets_go_of_users_that_do_not_come_back(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nothing but their facts is read."""
+    tongue, said = Tongue(), "I live in Porto."
+    tongue.answers[said] = [stated("home_city", "Porto", said)]
+    users = ["u1", "u2", "u3"]
+    async with inside(redis_url, tongue, memory={"recall": False}) as runtime:
+        held = runtime.services.recollections
+        for user in users:
+            await runtime.turn("a", said, user=user)
+        await idle(runtime)
+        for user in users:
+            await runtime.turn("a", "hi", user=user)
+        assert held.held == [f"dev/{user}" for user in users]
+        monkeypatch.setattr(recollections, "_IDLE_S", 0.0)
+        await runtime.turn("a", "hi", user="u2")
+        assert held.held == ["dev/u2"]

@@ -13,6 +13,8 @@ from typing import Any
 
 SYNC_S = 15
 _TOLERANCE = 0.1
+_NAN = -(2**63) / 1000
+"""What prometheus-adapter makes of NaN on amd64, int64(NaN * 1000) thousandths; on arm64 it is 0."""
 
 
 @dataclass
@@ -25,7 +27,7 @@ class Autoscaler:
     _changes: list[tuple[float, int]] = field(default_factory=list)
 
     def sync(self, now_s: float, values: Mapping[str, float | None]) -> int:
-        """One look at the metrics by name; None for one that cannot be read. Returns the replicas from now on."""
+        """One look at the metrics by name; None for one that is missing. Returns the replicas from now on."""
         proposals = [self._propose(metric, values) for metric in self.spec["metrics"]]
         known = [proposal for proposal in proposals if proposal is not None]
         wish = max(known, default=self.replicas)
@@ -48,8 +50,10 @@ class Autoscaler:
             per_pod = target["type"] == "AverageValue"
             wanted = float(target["averageValue"] if per_pod else target["value"])
         value = values.get(name)
-        if value is None or math.isnan(value):
+        if value is None:
             return None
+        if math.isnan(value):
+            value = _NAN
         ratio = value / (wanted * self.replicas) if per_pod else value / wanted
         if abs(ratio - 1) <= _TOLERANCE:
             return self.replicas

@@ -35,9 +35,15 @@ def hpa() -> dict[str, Any]:
 
 
 def simulate(
-    spec: dict[str, Any], load: dict[int, int], until_s: int, blind: range = range(0), run_s: float = 5.0
+    spec: dict[str, Any],
+    load: dict[int, int],
+    until_s: int,
+    blind: range = range(0),
+    run_s: float = 5.0,
+    unknown: float | None = None,
 ) -> tuple[list[int], Deployment]:
-    """Replicas second by second. `load`: from which second how many runs arrive in each."""
+    """Replicas second by second. `load`: from which second how many runs arrive in each; `unknown`: what the signals
+    are while it is `blind`."""
     deployment = Deployment(SLOTS, run_s, start_s=10.0)
     deployment.pods = [0.0] * spec["minReplicas"]
     scaler = Autoscaler(spec, spec["minReplicas"])
@@ -46,7 +52,9 @@ def simulate(
         arrivals = load.get(now, arrivals)
         deployment.tick(now, arrivals)
         if now % SYNC_S == 0:
-            values = dict.fromkeys(deployment.metrics(now)) if now in blind else deployment.metrics(now)
+            values = deployment.metrics(now)
+            if now in blind:
+                values |= dict.fromkeys((name for name in values if name != "cpu"), unknown)
             deployment.scale(now, scaler.sync(now, values))
         seen.append(scaler.replicas)
     return seen, deployment
@@ -75,9 +83,20 @@ def test_it_does_not_swing_under_a_steady_load(hpa: dict[str, Any]) -> None:
 
 
 def test_it_holds_while_the_metrics_cannot_be_read(hpa: dict[str, Any]) -> None:
-    """Redis or Prometheus away: NaN or nothing, which must not look like an empty queue."""
+    """Redis or Prometheus away: nothing, which must not look like an empty queue."""
     seen, _ = simulate(hpa, {0: 400, 600: 0}, 2000, blind=range(590, 1900))
     assert min(seen[590:1890]) == seen[590] > hpa["minReplicas"]
+
+
+def test_control_a_nan_that_gets_through_scales_in(hpa: dict[str, Any]) -> None:
+    """Why the queries drop it: prometheus-adapter makes a number of it, far below any target."""
+    seen, _ = simulate(hpa, {0: 400, 600: 0}, 2000, blind=range(590, 1900), unknown=math.nan)
+    assert min(seen[590:1890]) == hpa["minReplicas"] < seen[590]
+
+
+def _drops_nan(query: str) -> bool:
+    """Whether each series is compared before it is aggregated: NaN compares with nothing."""
+    return bool(re.fullmatch(r"(max|sum)\(\w+\{[^}]*\} >= 0\)", query) or re.search(r">= 0\) or vector\(0\)$", query))
 
 
 def test_it_stays_within_its_bounds(hpa: dict[str, Any]) -> None:
@@ -115,6 +134,7 @@ def test_every_metric_of_the_hpa_has_a_rule_and_every_rule_gives_one_element() -
         filled = query.replace("<<.LabelMatchers>>", 'namespace="agents"')
         assert names_in(filled) <= exported()
         assert re.match(r"^(max|sum)\(|.* or vector\(0\)$", filled), "one element, idle too"
+        assert _drops_nan(filled), "a pod that does not know must not look idle"
         promql_parser.parse(filled)
 
 
@@ -136,6 +156,7 @@ def test_keda_asks_the_same_as_the_hpa() -> None:
         assert told["ignoreNullValues"] == "false", "losing Prometheus must not scale in"
         asked.append((trigger["metricType"], told["threshold"], told["query"]))
     assert asked == wanted
+    assert scaled["spec"]["fallback"]["behavior"] == "currentReplicasIfHigher"
     assert scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == scaler["spec"]["behavior"]
 
 

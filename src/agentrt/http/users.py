@@ -21,7 +21,7 @@ from agentrt.http.operator import operator_of
 from agentrt.http.surface import Surface
 from agentrt.memory.dates import moment
 from agentrt.runtime.clock import wall_ms
-from agentrt.runtime.forgetting import NoSuchMemory
+from agentrt.runtime.forgetting import Busy, NoSuchMemory
 from agentrt.runtime.people import Refused, Said
 from agentrt.store.keys import UserKeys, is_name
 
@@ -60,6 +60,8 @@ def _route(handler: _Handler) -> Callable[[HttpRequest], Awaitable[Response]]:
             found = await handler(_Asked(request, to, UserKeys(tenant, user), principal))
         except NoSuchMemory as error:
             raise Problem(404, "Not Found", str(error)) from error
+        except Busy as error:
+            raise Problem(409, "Conflict", f"Nothing was forgotten: {error}.") from error
         except Refused as error:
             raise Problem(422, "Unprocessable Content", f"The write gate refuses this: {error}.") from error
         except ApiError as error:

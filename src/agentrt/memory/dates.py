@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
 
-__all__ = ["Day", "date", "day_of", "iso", "moment", "named"]
+__all__ = ["LAST_MS", "Day", "clamped", "date", "day_of", "iso", "moment", "named"]
 
 _DAY_S = 86_400
+_FIRST_MS, LAST_MS = -62_135_596_800_000, 253_402_300_799_999
+"""The first and the last moment that ISO 8601 has four digits for, UTC."""
 
 _MONTHS = [
     "january",
@@ -65,28 +67,33 @@ def named(text: str) -> Day | None:
     return None
 
 
+def clamped(at_ms: int) -> int:
+    """The nearest moment that can be shown; what is stored may be of a pod that did not look."""
+    return min(max(at_ms, _FIRST_MS), LAST_MS)
+
+
 def day_of(at_ms: int) -> Day:
     """The day of a moment, UTC."""
-    at = datetime.fromtimestamp(at_ms / 1000, UTC)
+    at = datetime.fromtimestamp(clamped(at_ms) // 1000, UTC)
     return Day(at.year, at.month, at.day)
 
 
 @lru_cache(maxsize=4_096)
 def date(day: int) -> str:
     """A day, counted from the epoch, as ISO 8601."""
-    return datetime.fromtimestamp(day * _DAY_S, UTC).date().isoformat()
+    return datetime.fromtimestamp(clamped(day * _DAY_S * 1000) // 1000, UTC).date().isoformat()
 
 
 def iso(at_ms: int) -> str:
     """A moment as ISO 8601, UTC, to the second."""
-    day, second = divmod(at_ms // 1000, _DAY_S)
+    day, second = divmod(clamped(at_ms) // 1000, _DAY_S)
     return f"{date(day)}T{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}Z"
 
 
 def moment(text: str) -> int:
-    """ISO 8601 as ms since the epoch; UTC where no zone is named. Raises `ValueError`."""
+    """ISO 8601 as ms since the epoch; UTC where no zone is named. Raises `ValueError`, also beyond the year 9999."""
     try:
         at = datetime.fromisoformat(text)
-        return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+        return clamped(int((at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC).timestamp() * 1000))
     except OverflowError as error:
         raise ValueError(f"not a moment: {text!r}") from error

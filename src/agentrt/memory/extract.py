@@ -10,6 +10,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentrt.memory import gate
+from agentrt.memory.dates import LAST_MS, clamped, iso
 from agentrt.memory.facts import GUESSED, SAID, Sighting, Statement
 from agentrt.models.base import ModelEvent, ModelRequest, TextDelta, ToolCall, ToolSpec
 from agentrt.records import Item
@@ -83,8 +84,7 @@ _SPEC = ToolSpec(_TOOL, "Record the facts that the message states.", _schema(), 
 
 def request(text: str, at_ms: int, before: Sequence[str]) -> ModelRequest:
     """What the extractor is asked about one message; `before` are the turns before it, oldest first."""
-    said_at = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds")
-    asked = orjson.dumps({"said_at": said_at, "earlier_turns": list(before), "message": text}).decode()
+    asked = orjson.dumps({"said_at": iso(at_ms), "earlier_turns": list(before), "message": text}).decode()
     content = [{"type": "input_text", "text": asked}]
     return ModelRequest(
         items=[Item.of({"type": "message", "role": "user", "content": content})],
@@ -143,7 +143,12 @@ def accept(facts: Iterable[_Fact], text: str, item: str, at_ms: int) -> tuple[li
 
 
 def _until(fact: _Fact, at_ms: int) -> int | None:
+    """When it ends; None for never, and for later than any moment that can be shown."""
     if fact.valid_until is not None:
         aware = fact.valid_until if fact.valid_until.tzinfo else fact.valid_until.replace(tzinfo=UTC)
-        return int(aware.timestamp() * 1000)
-    return None if fact.ttl is None else at_ms + int(fact.ttl * 1000)
+        until = aware.timestamp() * 1000
+    elif fact.ttl is not None:
+        until = at_ms + fact.ttl * 1000
+    else:
+        return None
+    return None if until > LAST_MS else clamped(int(until))

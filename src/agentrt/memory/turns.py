@@ -14,10 +14,13 @@ from agentrt.memory.lexicon import terms
 from agentrt.memory.tokens import count
 from agentrt.records import Item
 
-__all__ = ["SUMMARY", "TEXT_MAX", "Memory", "recap", "recaps", "recaps_over", "text_of"]
+__all__ = ["RECAP", "SUMMARY", "TEXT_MAX", "Memory", "recap", "recaps", "recaps_of", "recaps_over", "text_of"]
 
 SUMMARY = "summary"
 """The role of a memory that sums up a part of a conversation."""
+
+RECAP = "sum_"
+"""What the ids of all recaps begin with."""
 
 TEXT_MAX = 8_000
 """Characters of one turn that are kept; the item itself stays whole."""
@@ -84,9 +87,15 @@ def recaps_over(known: Iterable[str], number: int) -> list[str]:
     return [item for item in known if number < int(item.rpartition("_")[2])]
 
 
+def recaps_of(known: Iterable[str], session: str, number: int) -> list[str]:
+    """Those of the ids whose part of the session has the item with this number in it, and no others."""
+    ours = (item for item in known if item.startswith(recaps(session)))
+    return [item for item in ours if int(item.split("_")[-2]) <= number < int(item.split("_")[-1])]
+
+
 def recaps(session: str) -> str:
     """What the ids of all recaps of a session begin with."""
-    return f"sum_{session}_"
+    return f"{RECAP}{session}_"
 
 
 def text_of(item: Item) -> str:

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
+from collections.abc import Collection, Sequence
+from hashlib import blake2b
+from typing import NamedTuple
 
-from agentrt.memory import turns
 from agentrt.memory.facts import Fact
 from agentrt.memory.lexicon import normal
 from agentrt.runtime.clock import wall_ms
 from agentrt.runtime.errands import compact_job
 from agentrt.runtime.ingestion import Ingestion
 from agentrt.runtime.ledger import Ledger
+from agentrt.runtime.recollections import AT_ONCE, PAGE, each_turn
 from agentrt.runtime.retention import Retention, Retentions
 from agentrt.runtime.services import Services
 from agentrt.store.jobs import Job
 from agentrt.store.keys import SessionKeys, UserKeys
-from agentrt.store.users import Raw
 
 __all__ = ["Compaction"]
+
+
+class _Kept(NamedTuple):
+    """What tidying has to know of a turn. `words`: a digest of session, role and words; `ends`: ms, None for never."""
+
+    item: str
+    words: bytes
+    ends: int | None
 
 
 class Compaction:
@@ -41,9 +52,8 @@ class Compaction:
         where both support the same facts, so each fact keeps a source.
         """
         services, retention = self._services, self._retentions.of(user.tenant)
-        found = self._ingestion.agent(agent)
-        gen = (await services.users.facts(user))[0]
-        if not gen:
+        head = await services.users.head(user)
+        if not head.gen:
             return {"facts": 0, "turns": 0, "sessions": 0}
         ended: list[str] = []
 
@@ -51,43 +61,47 @@ class Compaction:
             ended[:] = _ended(facts, now_ms, retention)
             return ended
 
-        facts = await self._ledger.change(user, end, gen=gen)
-        raw = await services.users.raw(user)
-        going = _past(raw, now_ms, retention) | _twins(raw, facts)
-        gone = await services.users.forget(user, gen, sorted(going))
-        stale = await self._stale(user, raw)
+        facts = await self._ledger.change(user, end, gen=head.gen)
+        kept = await self._kept(user, retention)
+        pending = {one.item for one in (await services.users.pending(user))[1]}
+        past = _past(kept, now_ms, retention) - pending
+        going = past | await _twins(kept, facts, past | pending)
+        gone = await services.users.forget(user, head.gen, sorted(going))
+        stale = await self._stale(user)
         await services.users.drop_sessions(user, stale)
-        if found is not None and found[1].embedder is not None and raw.memories:
-            await self._ingestion.embed(user, gen, found[1], min(raw.memories), max(raw.memories))
-        await self._look_again(user, agent, now_ms, retention, raw, facts, going)
+        await self._embed(user, agent, head.gen, kept)
+        ends = [one.ends for one in kept.values() if one.item not in going]
+        ends += [retention.fact_ends(fact) for fact in facts.values()]
+        at_ms = retention.look_again(ends, now_ms)
+        if at_ms is not None:  # it goes in time, also if the user never comes back
+            await services.jobs.later(compact_job(user, agent), at_ms)
         counts = {"facts": len(ended), "turns": gone, "sessions": len(stale)}
         for kind, count in counts.items():
             services.telemetry.memory_compacted.labels(kind).inc(count)
         return counts
 
-    async def _look_again(
-        self,
-        user: UserKeys,
-        agent: str,
-        now_ms: int,
-        retention: Retention,
-        raw: Raw,
-        facts: dict[str, Fact],
-        gone: set[str],
-    ) -> None:
-        """See to it that what is kept for now goes in time, also if the user never comes back."""
-        memories = (turns.Memory.decode(value) for value in raw.memories.values())
-        ends = [retention.turn_ends(turn) for turn in memories if turn.item not in gone]
-        ends += [retention.fact_ends(fact) for fact in facts.values()]
-        at_ms = retention.look_again(ends, now_ms)
-        if at_ms is not None:
-            await self._services.jobs.later(compact_job(user, agent), at_ms)
+    async def _kept(self, user: UserKeys, retention: Retention) -> dict[int, _Kept]:
+        """The turns by number, each decoded once; what others have to do on this pod is not held up."""
+        kept = {}
+        async for number, turn in each_turn(self._services.users, user):
+            words = "\0".join((turn.session, turn.role, normal(turn.text))).encode(errors="surrogatepass")
+            kept[number] = _Kept(turn.item, blake2b(words, digest_size=16).digest(), retention.turn_ends(turn))
+        return kept
 
-    async def _stale(self, user: UserKeys, raw: Raw) -> list[str]:
+    async def _embed(self, user: UserKeys, agent: str, gen: str, numbers: Collection[int]) -> None:
+        """Embed what is not, where this pod knows the agent; nothing else of tidying needs it."""
+        memory = self._ingestion.policy(agent)
+        if memory is None or memory.embedder is None or not numbers:
+            return
+        for first in range(min(numbers), max(numbers) + 1, PAGE):
+            await self._ingestion.embed(user, gen, memory, first, min(first + PAGE - 1, max(numbers)))
+
+    async def _stale(self, user: UserKeys) -> list[str]:
         """Sessions of the index that are gone, or that were never this user's."""
         stale = []
-        for session in raw.sessions:
-            header = await self._services.conversations.header(SessionKeys(user.tenant, session))
+        for session in await self._services.users.sessions(user):
+            keys = SessionKeys(user.tenant, session)
+            header = await self._services.conversations.header(keys, alone=True)  # an erasure must find those, too
             if header is None or header.user != user.user:
                 stale.append(session)
         return stale
@@ -104,32 +118,30 @@ def _ended(facts: dict[str, Fact], now_ms: int, retention: Retention) -> list[st
     return touched
 
 
-def _past(raw: Raw, now_ms: int, retention: Retention) -> set[str]:
+def _past(kept: dict[int, _Kept], now_ms: int, retention: Retention) -> set[str]:
     """Items of turns that were kept for as long as they may be, and of the oldest where there are too many."""
-    memories = [turns.Memory.decode(value) for value in raw.memories.values()]
-    ends = {one.item: retention.turn_ends(one) for one in memories}
-    going = {item for item, end in ends.items() if end is not None and now_ms > end}
-    if retention.turns_max and len(memories) > retention.turns_max:
-        going |= {one.item for one in memories[: len(memories) - retention.turns_max]}
-    pending = {one.item for one in raw.pending}
-    return going - pending
+    turns: Sequence[_Kept] = list(kept.values())
+    going = {one.item for one in turns if one.ends is not None and now_ms > one.ends}
+    if retention.turns_max and len(turns) > retention.turns_max:
+        going |= {one.item for one in turns[: len(turns) - retention.turns_max]}
+    return going
 
 
-def _twins(raw: Raw, facts: dict[str, Fact]) -> set[str]:
+async def _twins(kept: dict[int, _Kept], facts: dict[str, Fact], but: set[str]) -> set[str]:
     """Items whose turn says, in the same words, what an older one says, and supports no other facts than that."""
     supports: defaultdict[str, set[str]] = defaultdict(set)
     for fact in facts.values():
         for item in fact.sightings:
             supports[item].add(fact.id)
-    pending = {one.item for one in raw.pending}
-    first: dict[tuple[str, str, str, frozenset[str]], str] = {}
+    seen = set[tuple[bytes, frozenset[str]]]()
     going = set()
-    for value in raw.memories.values():
-        turn = turns.Memory.decode(value)
-        if turn.item in pending:
+    for count, turn in enumerate(kept.values()):
+        if count % AT_ONCE == AT_ONCE - 1:
+            await asyncio.sleep(0)
+        if turn.item in but:
             continue
-        key = (turn.session, turn.role, normal(turn.text), frozenset(supports[turn.item]))
-        if key in first:
+        key = (turn.words, frozenset(supports.get(turn.item, ())))
+        if key in seen:
             going.add(turn.item)
-        first.setdefault(key, turn.item)
+        seen.add(key)
     return going

@@ -7,15 +7,18 @@ them. The scan looks at every key for the ids of what was removed: ids of ours a
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
+import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from agentrt.errors import StoreUnavailable
+from agentrt.errors import StoreError, StoreUnavailable
 from agentrt.memory.dates import iso
 from agentrt.runtime.clock import wall_ms
 from agentrt.runtime.errands import compact_job, erase_job, ingest_job, summary_job, user_job
@@ -23,12 +26,17 @@ from agentrt.runtime.recollections import Kept
 from agentrt.store.jobs import Job
 from agentrt.store.keys import SessionKeys, UserKeys, new_id
 from agentrt.store.scan import Scan
+from agentrt.tasks import end
 
 __all__ = ["Erasure", "sign", "verify"]
+
+log = logging.getLogger("agentrt.erasure")
 
 _TOMBSTONE_S = 30 * 86_400
 """Longer than any work of the generation before may take."""
 _ROUNDS = 20
+_STAND_IN_S = 60.0
+"""Behind the last sign of life of the pod that erases, another one goes on with it."""
 
 
 @dataclass(slots=True)
@@ -57,14 +65,19 @@ class Erasure:
         """
         services = self._services
         erased = await services.users.erase(user, new_id(), _TOMBSTONE_S)
-        await services.jobs.enter(user.tenant, erase_job(user))  # should this pod die from here on
-        services.recollections.drop(f"{user.tenant}/{user.user}")
-        gone = await self._cascade(user, erased.at_ms)
-        looked: dict[str, Any] = {"keys": 0, "hits": None}
-        if scan:
-            wanted = [*gone.sessions, *gone.runs, *needles]
-            keys, hits = await self._scan.look([text.encode() for text in wanted], beside=user.hash)
-            looked = {"keys": keys, "hits": hits}
+        # Should this pod die from here on. Not before: whatever another pod removes is not in the receipt.
+        await services.jobs.later(erase_job(user), erased.at_ms + int(_STAND_IN_S * 1000))
+        alive = asyncio.get_running_loop().create_task(self._postpone(erase_job(user), erased.at_ms))
+        try:
+            services.recollections.drop(f"{user.tenant}/{user.user}")
+            gone = await self._cascade(user, erased.at_ms)
+            looked: dict[str, Any] = {"keys": 0, "hits": None}
+            if scan:
+                wanted = [*gone.sessions, *gone.runs, *needles]
+                keys, hits = await self._scan.look([text.encode() for text in wanted], beside=user.hash)
+                looked = {"keys": keys, "hits": hits}
+        finally:
+            await end(alive)
         await services.jobs.drop(erase_job(user))
         receipt = {
             "user": user.user,
@@ -85,6 +98,17 @@ class Erasure:
             "scan": looked,
         }
         return {**receipt, "signature": sign(receipt, self._secret)}
+
+    async def _postpone(self, job: str, at_ms: int) -> None:
+        """Put off the job that stands in, for as long as this pod is at work itself. `at_ms`: now, Redis' clock."""
+        started = time.monotonic()
+        while True:
+            await asyncio.sleep(_STAND_IN_S / 4)
+            passed_s = time.monotonic() - started
+            try:
+                await self._services.jobs.postpone(job, at_ms + int((passed_s + _STAND_IN_S) * 1000))
+            except StoreError as error:
+                log.warning("an erasure's stand-in is not put off: %s", error)
 
     async def go_on(self, job: Job) -> None:
         """End an erasure whose pod died: `erase/tenant/user`."""

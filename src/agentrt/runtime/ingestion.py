@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
@@ -43,6 +44,9 @@ TRIES_MAX = 3
 """So often an item is tried whose answer is nonsense; then it stays among the dead letters until somebody looks."""
 _BATCH = 16
 _IN_PARALLEL = 4
+"""So many are asked about, and then written, at once: what is in stays when the job runs out of its time."""
+_ENOUGH_S = 20.0
+"""A job that took so long and has drawn something goes on as a new one: a slow extractor uses up no tries."""
 _CONTEXT_CHARS = 400
 _COMPACT_EVERY = 256
 _EMBED_BACK = 512
@@ -104,6 +108,11 @@ class Ingestion:
         if agent is None:
             raise Again(f"this pod has no agent {name[:64]!r}", 5.0)
         return None if agent.memory is None else (agent, agent.memory)
+
+    def policy(self, name: str) -> Memory | None:
+        """The policy of an agent that this pod knows."""
+        agent = self._agents.get(name)
+        return None if agent is None else agent.memory
 
     # --- raw turns ------------------------------------------------------------------------------------------------
 
@@ -168,14 +177,19 @@ class Ingestion:
         first_s = self._retentions.of(tenant).first_s
         if first_s is not None:
             await self._services.jobs.later(compact_job(user, agent_name), wall_ms() + first_s * 1000)
-        failing = 0
+        tried, started = set[str](), time.monotonic()
         while True:
             gen, pending = await self._services.users.pending(user)
-            todo = [one for one in pending if one.tries < TRIES_MAX]
-            batch = todo[failing : failing + _BATCH]  # those before it have failed a moment ago
+            todo = [one for one in pending if one.tries < TRIES_MAX and one.item not in tried]
+            batch = todo[:_BATCH]
             if not memory.facts or not batch:
                 break
-            failing += await self._draw(user, gen, agent, memory, batch)
+            tried.update(one.item for one in batch)
+            texts = await self._texts(user, batch)
+            for start in range(0, len(batch), _IN_PARALLEL):
+                wrote = await self._draw(user, gen, agent, memory, batch[start : start + _IN_PARALLEL], texts)
+                if wrote and time.monotonic() - started > _ENOUGH_S:
+                    raise Again("there is more to draw from", 0.0, counts=False)
             if any(one.number % _COMPACT_EVERY == 0 for one in batch):
                 await self._services.jobs.enter(tenant, compact_job(user, agent_name))
         if memory.embedder is not None:
@@ -189,34 +203,38 @@ class Ingestion:
                 "items without facts so far", backoff_s(max(one.tries for one in failed if one.tries < TRIES_MAX))
             )
 
-    async def _draw(self, user: UserKeys, gen: str, agent: Agent, memory: Memory, batch: Sequence[Pending]) -> int:
-        """Draw the facts of some items and write them at once; returns how many items failed."""
+    async def _draw(
+        self,
+        user: UserKeys,
+        gen: str,
+        agent: Agent,
+        memory: Memory,
+        group: Sequence[Pending],
+        texts: Mapping[int, turns.Memory],
+    ) -> int:
+        """Draw the facts of some items and write them at once; returns how many items are settled."""
         services = self._services
         model = helper_model(services, agent, memory.extractor, "scripted:extract")
-        texts = await self._texts(user, batch)
-        gate = asyncio.Semaphore(_IN_PARALLEL)
 
         async def one(pending: Pending) -> Drawn | ModelError:
             turn = texts.get(pending.number)
             if turn is None:
                 return Drawn(pending, 0)
-            async with gate:
-                return await _draw_one(model, pending, turn, _before(texts, turn, pending.number))
+            return await _draw_one(model, pending, turn, _before(texts, turn, pending.number))
 
-        answers: list[Drawn | ModelError] = await asyncio.gather(*(one(pending) for pending in batch))
+        answers: list[Drawn | ModelError] = await asyncio.gather(*(one(pending) for pending in group))
         drawn = [answer for answer in answers if isinstance(answer, Drawn)]
         settled = [answer for answer in drawn if not answer.failed]
         if settled:
-            await self._write(user, gen, settled)
-        failed = [answer for answer in drawn if answer.failed]
-        for answer in failed:
+            await self._write(user, gen, agent, settled)
+        for answer in (answer for answer in drawn if answer.failed):
             pending = replace(answer.pending, tries=answer.pending.tries + 1, reason=answer.failed)
             await services.users.retry(user, gen, pending)
             services.telemetry.memory_facts.labels("failed").inc()
         for away in (answer for answer in answers if isinstance(answer, ModelError)):
             # What is in is in, the rest later.
             raise Again(f"the extractor failed: {away}", away.retry_after_s)
-        return len(failed)
+        return len(settled)
 
     async def _texts(self, user: UserKeys, batch: Sequence[Pending]) -> dict[int, turns.Memory]:
         """The memories of a batch and the two before each."""
@@ -230,13 +248,14 @@ class Ingestion:
                 start = following or 0
         return found
 
-    async def _write(self, user: UserKeys, gen: str, settled: Sequence[Drawn]) -> None:
+    async def _write(self, user: UserKeys, gen: str, agent: Agent, settled: Sequence[Drawn]) -> None:
         counts: defaultdict[str, int] = defaultdict(int)
+        touched = set[str]()
         items = {answer.pending.item for answer in settled}
 
         def change(facts: dict[str, Fact]) -> set[str]:
             counts.clear()
-            touched = set()
+            touched.clear()
             for answer in settled:
                 for statement in answer.statements if answer.pending.item in items else ():
                     before = len(facts)
@@ -245,8 +264,12 @@ class Ingestion:
                     counts["written" if len(facts) > before else "merged" if new else "known"] += 1
             return touched
 
-        await self._ledger.change(user, change, gen=gen, settled=items)
+        facts = await self._ledger.change(user, change, gen=gen, settled=items)
         telemetry, now = self._services.telemetry, wall_ms()
+        retention = self._retentions.of(user.tenant)
+        at_ms = retention.look_again((retention.fact_ends(facts[one]) for one in touched if one in facts), now)
+        if at_ms is not None:
+            await self._services.jobs.later(compact_job(user, agent.name), at_ms)
         for answer in settled:
             for reason in answer.refused:
                 counts[reason] += 1
@@ -288,7 +311,10 @@ def _before(texts: Mapping[int, turns.Memory], turn: turns.Memory, number: int) 
 
 
 async def _draw_one(model: Model, pending: Pending, turn: turns.Memory, before: list[str]) -> Drawn | ModelError:
-    """Ask the extractor about one turn. A `ModelError` that may pass is returned: others of the batch may be done."""
+    """Ask the extractor about one turn. A `ModelError` that may pass is returned: others of the batch may be done.
+
+    What else goes wrong is this item's failure alone: the user's other messages are drawn from.
+    """
     try:
         answer = await ask(model, extract.request(turn.text, turn.at, before))
         statements, refused = extract.accept(extract.parse(answer), turn.text, turn.item, turn.at)
@@ -298,6 +324,9 @@ async def _draw_one(model: Model, pending: Pending, turn: turns.Memory, before: 
         return Drawn(pending, turn.kept, failed=str(error)[:200])
     except (extract.Nonsense, orjson.JSONDecodeError) as error:
         return Drawn(pending, turn.kept, failed=str(error)[:200])
+    except Exception as error:
+        log.exception("no facts from item %s", pending.item)
+        return Drawn(pending, turn.kept, failed=type(error).__name__)
     return Drawn(pending, turn.kept, statements, refused)
 
 

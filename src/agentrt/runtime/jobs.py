@@ -27,12 +27,16 @@ _TRIES_MAX = 10
 
 
 class Again(Exception):
-    """Raised by a handler: the job is to be done again after a while. `buries`: this was in vain for good."""
+    """Raised by a handler: the job is to be done again after a while.
 
-    def __init__(self, reason: str, delay_s: float | None = None, *, buries: bool = False) -> None:
+    `buries`: this was in vain for good. `counts`: it was a try; not where something came of it and more is to be done.
+    """
+
+    def __init__(self, reason: str, delay_s: float | None = None, *, buries: bool = False, counts: bool = True) -> None:
         super().__init__(reason)
         self.delay_s = delay_s
         self.buries = buries
+        self.counts = counts
 
 
 Handler = Callable[[Job], Awaitable[None]]
@@ -134,21 +138,23 @@ class JobWorker:
             await self._jobs.again(job, backoff_s(job.tries), counts=False)
             return "retried"
         except Again as error:
-            return await self._later(job, str(error), error.delay_s, error.buries)
+            return await self._later(job, error)
         except TimeoutError:
-            return await self._later(job, "it took too long", None, False)
+            return await self._later(job, Again("it took too long"))
         except AgentrtError as error:
-            return await self._later(job, str(error), None, False)
+            return await self._later(job, Again(str(error)))
         except Exception as error:  # the boundary of a job: a defect of ours ends this job, not the pod
             log.exception("job %s failed", job.kind)
-            return await self._later(job, type(error).__name__, None, False)
+            return await self._later(job, Again(type(error).__name__))
         return "done" if await self._jobs.done(job) else "again"
 
-    async def _later(self, job: Job, reason: str, delay_s: float | None, buries: bool) -> str:
-        if buries or job.tries >= _TRIES_MAX:
-            log.error("job %s is given up after %d tries: %s", job.kind, job.tries, reason)
-            await self._jobs.bury(job, reason, wall_ms())
+    async def _later(self, job: Job, why: Again) -> str:
+        if why.buries or (why.counts and job.tries >= _TRIES_MAX):
+            if not await self._jobs.bury(job, str(why), wall_ms()):
+                return "again"
+            log.error("job %s is given up after %d tries: %s", job.kind, job.tries, why)
             return "buried"
-        log.info("job %s comes back: %s", job.kind, reason)
-        await self._jobs.again(job, backoff_s(job.tries) if delay_s is None else delay_s)
+        log.info("job %s comes back: %s", job.kind, why)
+        delay_s = backoff_s(job.tries) if why.delay_s is None else why.delay_s
+        await self._jobs.again(job, delay_s, counts=why.counts)
         return "retried"

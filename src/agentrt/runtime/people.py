@@ -21,11 +21,12 @@ from agentrt.memory.gate import refusal
 from agentrt.memory.index import Index
 from agentrt.memory.summary import Summary
 from agentrt.runtime.clock import wall_ms
-from agentrt.runtime.errands import user_job
+from agentrt.runtime.errands import compact_job, user_job
 from agentrt.runtime.forgetting import Forgetting, NoSuchMemory
 from agentrt.runtime.ingestion import TRIES_MAX, remembered
 from agentrt.runtime.ledger import Ledger, pinned_by, read_facts
-from agentrt.runtime.recollections import Kept, shares_of
+from agentrt.runtime.recollections import Kept, each_turn, shares_of
+from agentrt.runtime.retention import Retentions
 from agentrt.store.keys import SessionKeys, UserKeys, new_id
 from agentrt.store.users import Turn
 
@@ -51,9 +52,10 @@ class Said:
 class People:
     """Looking at and changing what is remembered of a user."""
 
-    def __init__(self, services: Kept, agents: Mapping[str, Agent]) -> None:
+    def __init__(self, services: Kept, agents: Mapping[str, Agent], retentions: Retentions | None = None) -> None:
         self._services = services
         self._agents = agents
+        self._retentions = retentions or Retentions()
         self._ledger = Ledger(services.users, pinned_by(agents))
         self.forgetting = Forgetting(services, self._ledger)
 
@@ -165,11 +167,10 @@ class People:
     async def export(self, user: UserKeys) -> dict[str, Any]:
         """Everything that is kept of a user, as JSON: facts with sources, turns, and the items of their sessions."""
         services, now = self._services, wall_ms()
-        raw = await services.users.raw(user)
-        facts = read_facts(raw.facts).values()
-        kept = [turns.Memory.decode(value) for value in raw.memories.values()]
+        facts = read_facts((await services.users.facts(user))[2]).values()
+        kept = [(one.role, _turn(one)) async for _, one in each_turn(services.users, user)]
         sessions = []
-        for session in sorted(raw.sessions):
+        for session in sorted(await services.users.sessions(user)):
             keys = SessionKeys(user.tenant, session)
             header = await services.conversations.header(keys)
             if header is None or header.user != user.user:
@@ -191,8 +192,8 @@ class People:
             "facts": [
                 {**described(fact, now), "quotes": [one.quote for one in fact.sightings.values()]} for fact in facts
             ],
-            "turns": [_turn(one) for one in kept if one.role != turns.SUMMARY],
-            "summaries": [_turn(one) for one in kept if one.role == turns.SUMMARY],
+            "turns": [one for role, one in kept if role != turns.SUMMARY],
+            "summaries": [one for role, one in kept if role == turns.SUMMARY],
             "conversations": sessions,
         }
 
@@ -253,7 +254,12 @@ class People:
                 facts[identifiers[0]].pinned = pinned
             return {*touched, *identifiers}
 
-        await self._ledger.change(user, change)
+        facts = await self._ledger.change(user, change)
+        retention = self._retentions.of(user.tenant)
+        at_ms = retention.look_again([retention.fact_ends(facts[identifiers[0]])], wall_ms())
+        if at_ms is not None:  # this user may have no turn ever: nobody else would look
+            agent = next((name for name, declared in self._agents.items() if declared.memory is not None), "")
+            await self._services.jobs.later(compact_job(user, agent), at_ms)
         return identifiers[0]
 
     async def revive(self, job: str) -> None:

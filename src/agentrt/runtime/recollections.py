@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
 
 import orjson
@@ -31,20 +31,32 @@ from agentrt.store.keys import SessionKeys, UserKeys
 from agentrt.store.ownership import Owned
 from agentrt.store.users import Greeting, Head, Users
 
-__all__ = ["Kept", "Recollections", "numpy"]
+__all__ = ["AT_ONCE", "PAGE", "Kept", "Recollections", "each_turn", "numpy"]
 
 log = logging.getLogger("agentrt.recollections")
 
 _TURNS_MAX = 200_000
 """Turns in the indexes of a pod; the users that were not here for the longest time go first."""
 _IDLE_S = 600.0
-_AT_ONCE = 256
+AT_ONCE = 256
 """Turns decoded before others get their turn on the event loop."""
+PAGE = 512
+"""Turns that are read with one command where all of a user are gone through."""
 _EMBED_S = 1.0
 """A question's embedding that takes longer is done without."""
 _VECTORS_S = 5.0
 _FACTS_FOUND = 16
 """Facts that are looked for beside those of the profile."""
+
+
+async def each_turn(users: Users, user: UserKeys) -> AsyncIterator[tuple[int, turns.Memory]]:
+    """All turns of a user with their numbers, in the order in which they were remembered."""
+    last = (await users.head(user)).mseq
+    for start in range(1, last + 1, PAGE):
+        for count, (number, raw) in enumerate(await users.memories(user, start, min(start + PAGE - 1, last)), 1):
+            yield number, turns.Memory.decode(raw)
+            if count % AT_ONCE == 0:
+                await asyncio.sleep(0)
 
 
 def numpy() -> Any:
@@ -215,6 +227,7 @@ class Recollections:
             shelf = self._shelves[name] = _Shelf(Index(head.gen, head.epoch))
         self._shelves.move_to_end(name)
         shelf.used = time.monotonic()
+        self._drop_idle()
         return shelf
 
     async def _read_on(self, index: Index, head: Head) -> None:
@@ -227,19 +240,21 @@ class Recollections:
         for count, (number, raw) in enumerate(news):
             if number > index.upto:
                 index.add(number, turns.Memory.decode(raw))
-            if count % _AT_ONCE == _AT_ONCE - 1:
+            if count % AT_ONCE == AT_ONCE - 1:
                 await asyncio.sleep(0)
         index.upto = max(index.upto, head.mseq)
 
+    def _drop_idle(self) -> None:
+        """Let go of users that were not here for long, also of those of whom nothing but the profile was read."""
+        now = time.monotonic()
+        while len(self._shelves) > 1 and now - next(iter(self._shelves.values())).used >= _IDLE_S:
+            self._shelves.popitem(last=False)
+
     def _make_room(self) -> None:
         held = sum(len(shelf.index) for shelf in self._shelves.values())
-        now = time.monotonic()
-        while len(self._shelves) > 1:
-            name, oldest = next(iter(self._shelves.items()))
-            if held <= _TURNS_MAX and now - oldest.used < _IDLE_S:
-                return
+        while held > _TURNS_MAX and len(self._shelves) > 1:
+            _, oldest = self._shelves.popitem(last=False)
             held -= len(oldest.index)
-            del self._shelves[name]
 
     # --- embeddings -----------------------------------------------------------------------------------------------
 

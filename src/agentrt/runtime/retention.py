@@ -55,10 +55,11 @@ class Retention:
 
     def look_again(self, ends: Iterable[int | None], now_ms: int) -> int | None:
         """When to look at a user again of whom things are left that end then; None: not because of time."""
-        first_s, due = self.first_s, min((end for end in ends if end is not None), default=None)
+        due = min((end for end in ends if end is not None), default=None)
         if due is None:
             return None
-        return max(due, now_ms + 1000 * max(_SOONEST_S, (first_s or 0) // _SLACK))
+        shortest_s = min(self.first_s or self.ended_facts_s, self.ended_facts_s)
+        return max(due, now_ms + 1000 * max(_SOONEST_S, shortest_s // _SLACK))
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,8 +75,12 @@ class Jobs:
         await self._redis.execute(self._finish(tenant, jobs, b""))
 
     async def later(self, job: str, at_ms: int) -> None:
-        """Have a job done at a time, ms since the epoch; where it waits for an earlier or a later one already, then."""
-        await self._redis.execute(Unit(self._slot).command("ZADD", self._names.later, "NX", at_ms, job))
+        """Have a job done at a time, ms since the epoch; where it waits for an earlier one already, then."""
+        await self._redis.execute(Unit(self._slot).command("ZADD", self._names.later, "LT", at_ms, job))
+
+    async def postpone(self, job: str, at_ms: int) -> None:
+        """Have a job that waits for its time done at this one; nothing happens where it does not wait any more."""
+        await self._redis.execute(Unit(self._slot).command("ZADD", self._names.later, "XX", at_ms, job))
 
     async def drop_later(self, prefix: str) -> None:
         """Remove what waits for its time and begins with `prefix`, which has no pattern's marks in it."""
@@ -118,22 +122,24 @@ class Jobs:
         """Have a job done later; `counts`: this was a try."""
         await self._fail(job, delay_s, b"", counts)
 
-    async def bury(self, job: Job, reason: str, at_ms: int) -> None:
-        """Give a job up. It comes back when it is asked for again, or by `revive`."""
+    async def bury(self, job: Job, reason: str, at_ms: int) -> bool:
+        """Give a job up. It comes back when it is asked for again, or by `revive`; False when it was asked for since it
+        was taken, and waits."""
         letter = orjson.dumps({"reason": reason, "tries": job.tries, "at": at_ms})
-        await self._fail(job, 0, letter, True)
+        return await self._fail(job, 0, letter, True) != b"again"
 
-    async def _fail(self, job: Job, delay_s: float, letter: bytes, counts: bool) -> None:
+    async def _fail(self, job: Job, delay_s: float, letter: bytes, counts: bool) -> bytes:
         names = self._names
         unit = Unit(self._slot).call(
             self._redis.scripts["job_fail"],
             (names.jobs, names.marks, names.buried),
             job=job.name,
+            mark=job.mark,
             delay_ms=int(delay_s * 1000),
             letter=letter,
             counts=int(counts),
         )
-        await self._redis.execute(unit)
+        return bytes((await self._redis.execute(unit))[0][0])
 
     async def buried(self) -> list[Buried]:
         """The dead letters, the oldest first."""
@@ -146,13 +152,14 @@ class Jobs:
         await self.enter(name.split("/")[1], name)
 
     async def drop(self, *names: str) -> int:
-        """Remove jobs and dead letters of these names; returns how many there were."""
+        """Remove jobs and dead letters of these names, also where they wait for their time; returns how many jobs and
+        letters there were."""
         if not names:
             return 0
         keys = self._names
         unit = Unit(self._slot).command("ZREM", keys.jobs, *names).command("HDEL", keys.buried, *names)
-        unit.command("HDEL", keys.marks, *names, *(f"{name}#" for name in names))
-        waiting, buried, _ = await self._redis.execute(unit)
+        unit.command("HDEL", keys.marks, *names, *(f"{name}#" for name in names)).command("ZREM", keys.later, *names)
+        waiting, buried, *_ = await self._redis.execute(unit)
         return int(waiting) + int(buried)
 
     async def of(self, *prefixes: str) -> list[str]:

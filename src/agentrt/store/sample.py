@@ -11,13 +11,13 @@ from agentrt.store.connection import Redis, Unit
 from agentrt.store.keys import QueueKeys
 from agentrt.store.slots import slot_of
 
-__all__ = ["BIG_BYTES", "Sample", "take_sample"]
+__all__ = ["BIG_BYTES", "OWNED", "Sample", "take_sample"]
 
 BIG_BYTES = 8 * 1024 * 1024
 """Above it a key makes Redis stand still for others when it is deleted, moved or read whole."""
 _PREFIX = b"agentrt:"
-_OWNED = (
-    *(b":leases", b":config", b":ready", b":since", b":tags", b":dead", b":jobs", b":marks", b":buried"),
+OWNED = (
+    *(b":leases", b":config", b":ready", b":since", b":tags", b":dead", b":jobs", b":later", b":marks", b":buried"),
     *(b"{access}:keys", b"{access}:quotas", b"{access}:rev", b"{pods}:schema"),
 )
 """Keys without a TTL, which somebody deletes: see the schema in `store.keys`."""
@@ -69,7 +69,7 @@ async def _look(redis: Redis, sample: Sample, name: bytes) -> None:
     replies: list[Any] = await redis.execute(unit)
     shown = name.decode(errors="replace")
     sample.tags[tag.decode(errors="replace")] += 1
-    if replies[0] == -1 and not name.endswith(_OWNED):
+    if replies[0] == -1 and not name.endswith(OWNED):
         sample.immortal.append(shown)
     if (replies[1] or 0) > BIG_BYTES:
         sample.big.append((shown, replies[1]))

@@ -7,7 +7,7 @@ refused (`UserGone`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import orjson
@@ -18,7 +18,7 @@ from agentrt.store.connection import Redis, Sent, Unit
 from agentrt.store.keys import SessionKeys, UserKeys, users_channel
 from agentrt.store.ownership import StoreConfig, unexpected
 
-__all__ = ["Erased", "Greeting", "Head", "Pending", "Raw", "StoredSummary", "Turn", "Users"]
+__all__ = ["Erased", "Greeting", "Head", "Pending", "StoredSummary", "Turn", "Users"]
 
 _NEWEST = 16
 """Memories that are read with a greeting: what a pod's index misses is hardly ever more."""
@@ -79,16 +79,6 @@ class Erased:
     facts: int
     memories: int
     vectors: int
-
-
-@dataclass(slots=True)
-class Raw:
-    """Everything that is kept of a user, as stored."""
-
-    facts: dict[str, bytes] = field(default_factory=dict)
-    memories: dict[int, bytes] = field(default_factory=dict)
-    pending: list[Pending] = field(default_factory=list)
-    sessions: dict[str, int] = field(default_factory=dict)
 
 
 class Greeting:
@@ -231,8 +221,12 @@ class Users:
 
     async def number(self, user: UserKeys, item: str) -> int | None:
         """The number of the memory that was made of an item."""
+        return await self.source(user, item) or None
+
+    async def source(self, user: UserKeys, item: str) -> int | None:
+        """The number of the memory that was made of an item; 0 for one that was forgotten, None for any other."""
         raw = (await self._redis.execute(Unit(user.tag).command("HGET", user.sources, item)))[0]
-        return int(raw or 0) or None
+        return None if raw is None else int(raw)
 
     # --- facts ----------------------------------------------------------------------------------------------------
 
@@ -326,19 +320,6 @@ class Users:
         return StoredSummary(raw or b"", int(gone or 0))
 
     # --- all of it ------------------------------------------------------------------------------------------------
-
-    async def raw(self, user: UserKeys) -> Raw:
-        """Everything that is kept of a user."""
-        unit = Unit(user.tag)
-        for key in (user.facts, user.memories, user.pending, user.sessions):
-            unit.command("HGETALL", key)
-        facts, memories, pending, sessions = await self._redis.execute(unit)
-        return Raw(
-            _strings(facts),
-            {int(number): value for number, value in sorted(_strings(memories).items(), key=lambda one: int(one[0]))},
-            _pending(pending),
-            {name: int(value) for name, value in _strings(sessions).items()},
-        )
 
     async def erase(self, user: UserKeys, op: str, ttl_s: int) -> Erased:
         """Begin a new generation with nothing in it; `op` names this erasure."""
