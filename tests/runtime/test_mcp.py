@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import mcp_types as types
 import pytest
 
@@ -158,6 +159,37 @@ async def test_a_reply_that_is_lost(redis_url: str, world: McpProcess, body: Bod
             lost, found = outcomes(body(end))
     assert "is unknown" in lost and found == "found b"
     assert sorted(row["tool"] for row in world.rows()) == ["add", "find"]
+
+
+class Gateway(httpx2.AsyncHTTPTransport):
+    """A way to the server with a gateway before it, which answers tool calls with a status of its own."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__()
+        self.status = status
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if b'"tools/call"' in await request.aread():
+            return httpx2.Response(self.status, text="no")
+        return await super().handle_async_request(request)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 503])
+async def test_a_call_that_is_refused_by_status(
+    redis_url: str, world: McpProcess, body: Body, status: int
+) -> None:
+    """A call that the server did not take was not made: the model reads so, and nobody is asked what became of it.
+    An error that may come from behind the call leaves it in doubt."""
+    agent = Agent("a", model="test:m", servers=[McpServer("w", url=world.url, transport=Gateway(status))])
+    async with running(redis_url, [agent], {"m": calling(("w_add", '{"what": "a"}'))}) as runtime:
+        want, end = await runtime.turn("a", "go")
+        (told,) = outcomes(body(end))
+        doubted = [one for one in await runtime.services.doubts.listed() if one.place.run == want.run]
+    assert world.rows() == []
+    if status >= 500:
+        assert "is unknown" in told and len(doubted) == 1
+    else:
+        assert told.startswith("The server w refused the call: ") and doubted == []
 
 
 async def test_a_call_that_takes_too_long_is_in_doubt(redis_url: str, world: McpProcess, body: Body) -> None:
