@@ -22,7 +22,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from agentrt.errors import ToolError
 from agentrt.tasks import end
-from agentrt.tools.outbound import Bounded
+from agentrt.tools.outbound import Bounded, TooLong
 
 __all__ = ["HttpLink", "Link", "Lost", "Rejected", "StdioLink", "Unreachable"]
 
@@ -134,6 +134,7 @@ class _Watch(httpx2.AsyncBaseTransport):
         """The status that refused the call, when no other try of it has left."""
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        request.headers["accept-encoding"] = "identity"
         body = await request.aread()
         is_call = bool(body) and orjson.loads(body).get("method") == "tools/call"
         before, self.left = self.left, self.left or is_call
@@ -144,7 +145,11 @@ class _Watch(httpx2.AsyncBaseTransport):
             raise
         if is_call and not before and response.status_code in _REFUSED:
             self.left, self.refused = False, response.status_code
-        response.stream = Bounded(response.stream, _RESPONSE_BYTES_MAX)
+        body_of = Bounded(response.stream, _RESPONSE_BYTES_MAX)
+        response.stream = body_of
+        if response.headers.get("content-encoding", "identity") != "identity":
+            await body_of.aclose()
+            raise TooLong("the response is compressed, so its length cannot be told", request=request)
         return response
 
     async def aclose(self) -> None:
