@@ -123,7 +123,18 @@ def test_a_text_option_without_a_format_is_plain_text() -> None:
         ("top_logprobs", [0, 20], [21, -1]),
         ("presence_penalty", [-2, 2], [2.1]),
         ("truncation", ["auto", "disabled"], ["", "on"]),
-        ("tool_choice", ["none", {"type": "function", "name": "f"}], [1, ["auto"]]),
+        (
+            "tool_choice",
+            [
+                "none",
+                {"type": "function", "name": "f"},
+                {"type": "function", "function": {"name": "f"}},
+                {"type": "mcp", "server_label": "agent", "name": "f"},
+                {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "f"}]},
+                {"type": "allowed_tools", "tools": [{"type": "mcp", "server_label": "agent"}]},
+            ],
+            [1, ["auto"], "any", {}, {"name": "f"}, {"type": "allowed_tools"}, {"type": "function", "function": 1}],
+        ),
         ("background", [True, False], [0, "true"]),
     ],
 )

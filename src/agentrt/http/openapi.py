@@ -205,10 +205,7 @@ def _responses(told: _Operation, native: bool) -> _Schema:
     statuses = {400, 401, 403, 500, 503, *told.errors} if told.needs_key else set()
     kind, name = ("application/problem+json", "Problem") if native else ("application/json", "Error")
     for status in sorted(statuses):
-        answer: _Schema = {kind: {"schema": _ref(name)}}
-        if native and status in {500, 503}:
-            answer["application/json"] = {"schema": _ref("Error")}
-        responses[str(status)] = {"description": _ERRORS[status], "content": answer}
+        responses[str(status)] = {"description": _ERRORS[status], "content": {kind: {"schema": _ref(name)}}}
     return responses
 
 
