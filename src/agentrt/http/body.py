@@ -225,5 +225,8 @@ def _check_tools(value: Any) -> list[dict[str, Any]]:
             raise invalid(f"'{at}.name' must match [A-Za-z0-9_-]{{1,64}}", f"{at}.name")
         if not isinstance(tool.get("parameters") or {}, dict):
             raise invalid(f"'{at}.parameters' must be a JSON schema", f"{at}.parameters", "invalid_type")
-        tools.append({"strict": True, "parameters": {}, "description": None, **tool})
+        for name, check, wanted in (("strict", _boolean, "true or false"), ("description", _text, "a string")):
+            if tool.get(name) is not None and not check(tool[name]):
+                raise invalid(f"'{at}.{name}' must be {wanted}", f"{at}.{name}", "invalid_type")
+        tools.append({"strict": None, "parameters": {}, "description": None, **tool})
     return tools
