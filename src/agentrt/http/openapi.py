@@ -41,7 +41,8 @@ class _Operation:
     """A status that bears the same body."""
 
 
-_KEYED = {"/v1/responses", "/v1/responses/compact", "/v1/conversations", "/v1/chat/completions"}
+_ITEMS = "/v1/conversations/{conversation_id}/items"
+_KEYED = {"/v1/responses", "/v1/responses/compact", "/v1/conversations", _ITEMS, "/v1/chat/completions"}
 _PAGE = ("limit", "order", "after")
 _TURN = (404, 409, 413, 422, 429)
 _OPERATIONS = {
@@ -58,7 +59,9 @@ _OPERATIONS = {
     "POST /v1/conversations/{conversation_id}": _Operation("Conversation", "MetadataRequest", errors=(404, 413)),
     "DELETE /v1/conversations/{conversation_id}": _Operation("Deleted", errors=(404,)),
     "GET /v1/conversations/{conversation_id}/items": _Operation("ItemList", query=_PAGE, errors=(404,)),
-    "POST /v1/conversations/{conversation_id}/items": _Operation("ItemList", "ItemsRequest", errors=(404, 409, 413)),
+    "POST /v1/conversations/{conversation_id}/items": _Operation(
+        "ItemList", "ItemsRequest", errors=(404, 409, 413, 422)
+    ),
     "GET /v1/conversations/{conversation_id}/items/{item_id}": _Operation("Item", errors=(404,)),
     "DELETE /v1/conversations/{conversation_id}/items/{item_id}": _Operation("Conversation", errors=(404, 409)),
     "POST /v1/chat/completions": _Operation("ChatCompletion", "ChatRequest", stream="ChatChunk", errors=_TURN),
