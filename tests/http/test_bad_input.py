@@ -333,7 +333,7 @@ async def test_an_item_of_another_conversation_is_not_there(a: Client, conversat
 QUERIES = [
     ("limit", ["0", "101", "-1", "1.5", "x", "", " 1", "²", "9" * 5000]),
     ("order", ["up", "ASC", ""]),
-    ("after", ["x", ITEM, f"msg_{UNKNOWN}²"]),
+    ("after", ["x", ITEM, f"msg_{UNKNOWN}²", f"msg_{UNKNOWN}99"]),
 ]
 
 

@@ -92,6 +92,21 @@ async def test_items_under_a_key_are_appended_once(a: Client, b: Client) -> None
     assert len(await history(a, elsewhere)) == 2, "a key is one conversation's"
 
 
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_a_page_goes_on_from_an_item_that_was_deleted_since(a: Client, b: Client, order: str) -> None:
+    """Who deletes what it has read would else never come to the second page."""
+    items = [{"role": "user", "content": str(number)} for number in range(6)]
+    conversation = await new_conversation(a, items=items)
+    path = f"/v1/conversations/{conversation}/items"
+    page = {"limit": 2, "order": order}
+    first = (await a.get(path, params=page)).json()
+    for item in first["data"]:
+        assert (await b.delete(f"{path}/{item['id']}")).status_code == 200
+    second = (await a.get(path, params={**page, "after": first["last_id"]})).json()
+    texts = [item["content"][0]["text"] for item in second["data"]]
+    assert texts == (["2", "3"] if order == "asc" else ["3", "2"]) and second["has_more"]
+
+
 async def test_plain_and_streaming_under_one_key_are_one_run(a: Client, b: Client, sink: Path) -> None:
     title, key = unique("mixed"), _key()
     sent = [

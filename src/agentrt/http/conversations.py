@@ -133,13 +133,16 @@ async def items(request: HttpRequest) -> ASGIApp:
 
 
 async def _page(to: Surface, session: SessionKeys, page: Page, seq: int) -> tuple[list[tuple[int, bytes]], bool]:
-    """The page's lines in its order, and whether there are more; numbers that stayed empty are read past."""
+    """The page's lines in its order, and whether there are more; numbers that stayed empty are read past.
+
+    `after` may be an item that was deleted since: its number is in its id.
+    """
     conversations = to.services.conversations
     position = -1 if page.ascending else seq
     if page.after:
         parsed = parse_item_id(page.after)
         item = await conversations.item(session, parsed[1]) if parsed else None
-        if parsed is None or item is None or item.id != page.after:
+        if parsed is None or parsed[1] >= seq or (item is not None and item.id != page.after):
             raise invalid("'after' is not an item of this conversation", "after")
         position = parsed[1]
     found: list[tuple[int, bytes]] = []
