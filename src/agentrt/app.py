@@ -116,7 +116,11 @@ async def _error_response(request: Request, error: Exception) -> Response:
     answer = to_api_error(error)
     if answer.status >= 500:
         log.error("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
-    return answer.response()
+    return answer.native().response() if _native(request) else answer.response()
+
+
+def _native(request: Request) -> bool:
+    return request.url.path.startswith("/operator/")
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:
@@ -124,8 +128,9 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     detail = str(getattr(error, "detail", "")) or "error"
     code = {404: "unknown_url", 405: "method_not_allowed"}.get(status, "http_error")
-    native = request.url.path.startswith("/operator/")
-    answer = Problem(status, detail, detail).response() if native else ApiError(status, code, detail).response()
+    answer = (
+        Problem(status, detail, detail).response() if _native(request) else ApiError(status, code, detail).response()
+    )
     if status == 405:  # Starlette names the methods of one route only
         matching = [route for route in ROUTES if route.matches(request.scope)[0] != Match.NONE]
         answer.headers["allow"] = ", ".join(sorted({method for route in matching for method in route.methods or ()}))
@@ -146,15 +151,26 @@ class PodApp:
             await self.app(scope, receive, send)
             return
 
+        answered = False
+
         async def send_with_header(message: Message) -> None:
+            nonlocal answered
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), self._header]
                 endpoint = scope.get("endpoint")
                 route = f"{endpoint.__module__.rpartition('.')[2]}.{endpoint.__name__}" if endpoint else "none"
                 self._telemetry.http.labels(route, message["status"]).inc()
             await send(message)
+            answered = message["type"] == "http.response.body" and not message.get("more_body", False)
 
-        await self.app(scope, receive, send_with_header)
+        try:
+            await self.app(scope, receive, send_with_header)
+        except Exception:
+            if not answered:
+                raise
+            # Starlette raises what it has answered with a 500, and the server would close the connection for that: of
+            # a load balancer, with a neighbour's request on it.
+            log.exception("%s %s", scope["method"], scope["path"])
 
     def begin_drain(self) -> None:
         """Say that this pod goes away: unready, and nothing is taken from the queue; requests are served as before."""

@@ -61,7 +61,7 @@ from agentrt.store.vitals import Vitals
 from agentrt.telemetry import Telemetry
 from agentrt.tracing import open_tracing
 
-__all__ = ["Blueprint", "Deps", "build", "store_config", "tenant_users"]
+__all__ = ["Blueprint", "Deps", "build", "default_quota", "store_config", "tenant_users"]
 
 Deps = Callable[[], AbstractAsyncContextManager[Any]]
 """Makes, and in the end closes, what a pod's tools share: clients, pools."""
@@ -123,6 +123,11 @@ async def build(stack: AsyncExitStack, given: Blueprint) -> Surface:
 def tenant_users(settings: Settings) -> TenantUsers:
     """The tenants' own users, if they have any."""
     return TenantUsers(settings.redis_tenant_user, settings.redis_tenant_secret, settings.redis_tenants_max)
+
+
+def default_quota(settings: Settings) -> Quota:
+    """What a tenant without a quota of its own may use."""
+    return Quota(settings.tenant_runs, settings.tenant_turns_per_minute, settings.tenant_tokens_per_day)
 
 
 def store_config(settings: Settings) -> StoreConfig:
@@ -220,7 +225,7 @@ async def _services(stack: AsyncExitStack, given: Blueprint, redis: Redis) -> Se
     lock_config = LockConfig(settings.pod, settings.lock_ttl_ms)
     locks = await open_locks(settings.lock_urls, redis, notices, lock_config, telemetry)
     stack.push_async_callback(locks.aclose)
-    quota = Quota(settings.tenant_runs, settings.tenant_turns_per_minute, settings.tenant_tokens_per_day)
+    quota = default_quota(settings)
     allowance = Allowance(Access(redis), Quotas(redis), quota)
     stack.push_async_callback(allowance.aclose)
     await allowance.start()

@@ -14,6 +14,9 @@ __all__ = ["RUN", "configure"]
 RUN: ContextVar[str] = ContextVar("agentrt_run", default="")
 """The run that the present task works on."""
 
+_TALKATIVE = ("anthropic", "openai", "httpcore2", "mcp")
+"""Libraries whose debug lines have what was said in them."""
+
 _TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
@@ -47,4 +50,6 @@ def configure(level: str, style: str, pod: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Json(pod) if style == "json" else logging.Formatter(_TEXT))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(max(logging.INFO, logging.getLogger().level))
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # its INFO lines have URLs, and what stands in them

@@ -112,5 +112,9 @@ agents = [
     Agent("worker", model="scripted:worker", tools=[note, read, pay]),
     Agent("slow", model="scripted:slow"),
 ]
-with_provider = [*agents, Agent("remote", model="openai:gpt-test", limits=Limits(model_attempts=1))]
-"""With one whose provider is wherever OPENAI_BASE_URL says."""
+with_provider = [
+    *agents,
+    Agent("remote", model="openai:gpt-test", limits=Limits(model_attempts=1)),
+    Agent("remote-claude", model="anthropic:claude-test", limits=Limits(model_attempts=1)),
+]
+"""With some whose providers are wherever OPENAI_BASE_URL and ANTHROPIC_BASE_URL say."""

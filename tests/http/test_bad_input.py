@@ -89,6 +89,17 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("frequency_penalty", {"frequency_penalty": -3}, "frequency_penalty"),
     ("parallel_tool_calls", {"parallel_tool_calls": "yes"}, "parallel_tool_calls"),
     ("tool_choice", {"tool_choice": 1}, "tool_choice"),
+    ("tool_choice word", {"tool_choice": "always"}, "tool_choice"),
+    ("tool_choice of nothing", {"tool_choice": {"type": "function"}}, "tool_choice"),
+    ("tool_choice type", {"tool_choice": {"type": ["function"], "name": "f"}}, "tool_choice"),
+    ("tool_choice name", {"tool_choice": {"type": "function", "name": ["f"]}}, "tool_choice"),
+    ("allowed tools null", {"tool_choice": {"type": "allowed_tools", "tools": None}}, "tool_choice"),
+    ("allowed tools numbers", {"tool_choice": {"type": "allowed_tools", "tools": [1]}}, "tool_choice"),
+    ("allowed tools names", {"tool_choice": {"type": "allowed_tools", "tools": [{"name": ["f"]}]}}, "tool_choice"),
+    ("allowed tools mode", {"tool_choice": {"type": "allowed_tools", "tools": [], "mode": []}}, "tool_choice"),
+    ("effort word", {"reasoning": {"effort": "much"}}, "reasoning.effort"),
+    ("effort list", {"reasoning": {"effort": ["low"]}}, "reasoning.effort"),
+    ("format type", {"text": {"format": {"type": ["text"]}}}, "text.format"),
     ("truncation", {"truncation": "some"}, "truncation"),
     ("truncation list", {"truncation": []}, "truncation"),
     ("truncation object", {"truncation": {"a": 1}}, "truncation"),
@@ -322,7 +333,7 @@ async def test_an_item_of_another_conversation_is_not_there(a: Client, conversat
 QUERIES = [
     ("limit", ["0", "101", "-1", "1.5", "x", "", " 1", "²", "9" * 5000]),
     ("order", ["up", "ASC", ""]),
-    ("after", ["x", ITEM, f"msg_{UNKNOWN}²"]),
+    ("after", ["x", ITEM, f"msg_{UNKNOWN}²", f"msg_{UNKNOWN}99"]),
 ]
 
 

@@ -27,7 +27,16 @@ from tests.http.test_tenancy import client, eventually
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 CANARY = {
     name: f"canary-{name}-4711"
-    for name in ("redis-password", "hmac-secret", "openai-key", "prompt", "argument", "idempotency", "metadata")
+    for name in (
+        "redis-password",
+        "hmac-secret",
+        "openai-key",
+        "anthropic-key",
+        "prompt",
+        "argument",
+        "idempotency",
+        "metadata",
+    )
 }
 
 
@@ -43,7 +52,8 @@ class _Provider(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         asked = self.rfile.read(int(self.headers["content-length"])).decode()
-        told = f'{{"error": {{"message": "bad key {self.headers["authorization"]}", "x": {asked}}}}}'.encode()
+        key = self.headers["authorization"] or self.headers["x-api-key"]
+        told = f'{{"error": {{"message": "bad key {key}", "x": {asked}}}}}'.encode()
         self.send_response(401)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(told)))
@@ -80,6 +90,8 @@ def env(confined: RedisServer, provider: str, tmp_path_factory: pytest.TempPathF
         "AGENTRT_API_KEYS_SECRET": CANARY["hmac-secret"],
         "AGENTRT_OPENAI_API_KEY": CANARY["openai-key"],
         "AGENTRT_OPENAI_BASE_URL": provider,
+        "AGENTRT_ANTHROPIC_API_KEY": CANARY["anthropic-key"],
+        "AGENTRT_ANTHROPIC_BASE_URL": provider.removesuffix("/v1"),
         "AGENTRT_LOG_LEVEL": "debug",
         "AGENTRT_DEMO_DB": str(tmp_path_factory.mktemp("hardening") / "demo.db"),
     }
@@ -111,6 +123,8 @@ async def _everything(one: httpx2.AsyncClient) -> list[httpx2.Response]:
         {"model": "worker", "input": "note read"},
         {"model": "remote", "input": prompt},
         {"model": "remote", "input": prompt, "stream": True},
+        {"model": "remote-claude", "input": prompt},
+        {"model": "remote-claude", "input": prompt, "stream": True},
         {"model": "broken", "input": f"{prompt} refuse"},
         {"model": "slow", "input": prompt, "background": True},
         {"model": "caller", "input": argument, "tools": tools},
@@ -123,7 +137,7 @@ async def _everything(one: httpx2.AsyncClient) -> list[httpx2.Response]:
     answers.append(await one.post("/v1/responses", json=said[0], headers=headers))
     answers.append(await one.post("/v1/responses", json=said[1], headers=headers))  # another body
     answers.append(await one.post("/v1/responses", content=prompt.encode()))
-    live = answers[4].json()["id"]
+    live = answers[6].json()["id"]
     answers.append(await one.post(f"/v1/responses/{live}/cancel"))
     answers.append(
         await one.post(
@@ -145,12 +159,21 @@ async def test_secrets_stay_in_and_a_confined_user_is_enough(pod: Pod, key: str,
 
         await eventually(known)
         answers = await _everything(one)
+        claude = [answer for answer in answers if '"model":"remote-claude"' in answer.text]
+        assert len(claude) == 2 and all("401" in answer.text for answer in claude), "the provider was asked"
         errors = [answer for answer in answers if answer.status_code >= 400]
         assert len(errors) >= 6
         metrics = (await one.get("/metrics")).text
         health = (await one.get("/readyz")).text
     log = pod.log.read_text()
-    never = [CANARY["redis-password"], CANARY["hmac-secret"], CANARY["openai-key"], key, key.split("_", 2)[2]]
+    never = [
+        CANARY["redis-password"],
+        CANARY["hmac-secret"],
+        CANARY["openai-key"],
+        CANARY["anthropic-key"],
+        key,
+        key.split("_", 2)[2],
+    ]
     for secret in (*never, *CANARY.values()):
         assert secret not in log
         assert secret not in metrics + health

@@ -70,6 +70,43 @@ async def test_the_same_key_in_a_conversation_adds_one_turn(a: Client, b: Client
     assert len(rows(sink, title)) == 1
 
 
+async def test_items_under_a_key_are_appended_once(a: Client, b: Client) -> None:
+    """Also when a turn and another append came in between; the answer is that of the first time."""
+    conversation, key = await new_conversation(a), _key()
+    path = f"/v1/conversations/{conversation}/items"
+    body = {"items": [{"role": "user", "content": "one"}, {"role": "user", "content": "two"}]}
+    await say(a, "hello", conversation=conversation)
+    answers = await asyncio.gather(*(client.post(path, json=body, headers=key) for client in (a, b, a, b)))
+    assert {answered.status_code for answered in answers} == {200}
+    assert (await b.post(path, json=body)).status_code == 200
+    await say(b, "hello", conversation=conversation)
+    answers.append(await b.post(path, json=body, headers=key))
+    assert len({answered.content for answered in answers}) == 1
+    kept = [item["id"] for item in await history(a, conversation)]
+    assert len(kept) == len(set(kept)) == 8
+    assert [item["id"] for item in answers[0].json()["data"]] == kept[2:4]
+    other = await a.post(path, json={"items": body["items"][:1]}, headers=key)
+    assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+    elsewhere = await new_conversation(a)
+    assert (await a.post(f"/v1/conversations/{elsewhere}/items", json=body, headers=key)).status_code == 200
+    assert len(await history(a, elsewhere)) == 2, "a key is one conversation's"
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_a_page_goes_on_from_an_item_that_was_deleted_since(a: Client, b: Client, order: str) -> None:
+    """Who deletes what it has read would else never come to the second page."""
+    items = [{"role": "user", "content": str(number)} for number in range(6)]
+    conversation = await new_conversation(a, items=items)
+    path = f"/v1/conversations/{conversation}/items"
+    page = {"limit": 2, "order": order}
+    first = (await a.get(path, params=page)).json()
+    for item in first["data"]:
+        assert (await b.delete(f"{path}/{item['id']}")).status_code == 200
+    second = (await a.get(path, params={**page, "after": first["last_id"]})).json()
+    texts = [item["content"][0]["text"] for item in second["data"]]
+    assert texts == (["2", "3"] if order == "asc" else ["3", "2"]) and second["has_more"]
+
+
 async def test_plain_and_streaming_under_one_key_are_one_run(a: Client, b: Client, sink: Path) -> None:
     title, key = unique("mixed"), _key()
     sent = [

@@ -340,6 +340,7 @@ async def test_tools_of_the_client_are_echoed(a: Client, b: Client) -> None:
     made = await ask(a, "hello", tools=[WEATHER, bare], tool_choice="auto", parallel_tool_calls=False)
     assert [tool.name for tool in made.tools] == ["get_weather", "bare"]
     assert made.tools[0].parameters == WEATHER["parameters"]
+    assert [tool.strict for tool in made.tools] == [True, None], "as they were sent"
     assert made.parallel_tool_calls is False
     assert (await call(b.responses.retrieve, made.id)).tools == made.tools
 

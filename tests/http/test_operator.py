@@ -146,6 +146,15 @@ def test_bad_resolutions(client: httpx2.Client, body: Any, said: str) -> None:
     assert client.get(f"/operator/effects/{effect['id']}").json()["state"] == "in_doubt"
 
 
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"job": 1}'])
+def test_a_bad_body_for_the_jobs(client: httpx2.Client, content: bytes) -> None:
+    """RFC 9457 here too."""
+    answer = client.post("/operator/jobs/revive", content=content)
+    assert answer.status_code == 400
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert (answer.json()["status"], answer.json()["title"]) == (400, "Bad Request")
+
+
 @pytest.mark.parametrize("effect", ["x", "a/b/c/d", f"dev/{'0' * 22}/{'0' * 22}/{'0' * 64}"])
 def test_unknown_effects(client: httpx2.Client, effect: str) -> None:
     assert client.get(f"/operator/effects/{effect}").status_code == 404

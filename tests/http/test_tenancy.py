@@ -127,6 +127,11 @@ async def test_a_key_opens_and_a_revoked_one_does_not_on_every_pod(server: Redis
 def test_a_quota_is_set_shown_and_forgotten(server: RedisServer) -> None:
     said = keys(server, "quota", "--tenant", "acme", "--runs", "7")
     assert said == '{"runs":7,"turns_per_minute":0,"tokens_per_day":0}'
+    said = keys(server, "quota", "--tenant", "acme", "--turns-per-minute", "9")
+    assert said == '{"runs":7,"turns_per_minute":9,"tokens_per_day":0}', "one limit does not clear another"
+    said = keys(server, "quota", "--tenant", "acme", "--runs", "0")
+    assert said == '{"runs":0,"turns_per_minute":9,"tokens_per_day":0}'
+    assert keys(server, "quota", "--tenant", "acme") == said
     assert keys(server, "quota", "--tenant", "acme", "--default") == "the default"
 
 

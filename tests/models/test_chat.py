@@ -72,6 +72,22 @@ async def test_calls_without_index_id_or_the_right_reason(fake: FakeServer, mode
     assert end == Finished("tool_calls", None)
 
 
+async def test_calls_that_share_an_index(fake: FakeServer, model: OpenAIChatModel) -> None:
+    """As Gemini's compatible endpoint sends parallel calls; and as others repeat a call's id and name in each piece."""
+    script = Script()
+    for call_id, name in (("c1", "a"), ("c2", "a"), ("c3", "b")):
+        for piece in ('{"n"', f': "{call_id}"}}'):
+            told = {"index": 0, "id": call_id, "type": "function", "function": {"name": name, "arguments": piece}}
+            script.delta(tool_calls=[told])
+    fake.script.append(script.finished("tool_calls"))
+    assert await collect(model) == [
+        ToolCall("c1", "a", '{"n": "c1"}'),
+        ToolCall("c2", "a", '{"n": "c2"}'),
+        ToolCall("c3", "b", '{"n": "c3"}'),
+        Finished("tool_calls", USAGE),
+    ]
+
+
 async def test_thoughts_and_a_refusal(fake: FakeServer, model: OpenAIChatModel) -> None:
     fake.script.append(
         Script().delta(reasoning_content="h").delta(reasoning_content="m").delta(refusal="no").finished("stop")

@@ -84,7 +84,7 @@ async def test_all_options_are_sent(fake: FakeServer, model: OpenAIModel) -> Non
         tools=[ToolSpec("t", "does", schema)],
         tool_choice={"type": "mcp", "server_label": "agent", "name": "t"},
         parallel_tool_calls=False,
-        max_output_tokens=7,
+        max_output_tokens=70,
         temperature=0.0,
         top_p=0.5,
         text_format={"type": "json_object"},
@@ -98,7 +98,7 @@ async def test_all_options_are_sent(fake: FakeServer, model: OpenAIModel) -> Non
     assert b'"properties":{"z":{},"a":{}}' in fake.seen[0].raw.replace(b" ", b"")
     assert body["tool_choice"] == {"type": "function", "name": "t"}
     assert body["parallel_tool_calls"] is False
-    assert (body["max_output_tokens"], body["temperature"], body["top_p"]) == (7, 0.0, 0.5)
+    assert (body["max_output_tokens"], body["temperature"], body["top_p"]) == (70, 0.0, 0.5)
     assert body["text"] == {"format": {"type": "json_object"}}
     assert body["reasoning"] == {"effort": "low"}
     assert body["include"] == ["reasoning.encrypted_content"]

@@ -130,6 +130,37 @@ def test_call_ids() -> None:
     assert input_items([odd]) == input_items([odd])
 
 
+@pytest.mark.parametrize(
+    ("name", "asked", "shown"),
+    [
+        ("gpt-5", None, True),
+        ("o4-mini", None, True),
+        ("gpt-4.1", None, False),
+        ("gpt-5-chat-latest", None, False),
+        ("some-alias", None, False),
+        ("some-alias", {"effort": "low"}, True),
+    ],
+)
+def test_a_model_that_does_not_reason_is_shown_no_thoughts(
+    name: str, asked: dict[str, Any] | None, shown: bool
+) -> None:
+    """OpenAI refuses them there, for good: an agent with both kinds of models would be stuck."""
+    data = {"id": f"rs_{RUN}0", "type": "reasoning", "summary": []}
+    thought = Item.of(data, {"step": 0, "provider": "openai", "data": {"encrypted_content": "gA"}})
+    items = [user("q"), thought, mcp(1, 0, private={"provider": "openai"})]
+    body = openai_wire.parameters(name, ModelRequest(items, reasoning=asked))
+    kinds = ["message", "function_call", "function_call_output"]
+    assert [item["type"] for item in body["input"]] == ([kinds[0], "reasoning", *kinds[1:]] if shown else kinds)
+    assert ("include" in body) == shown
+
+
+@pytest.mark.parametrize(("left", "sent"), [(None, None), (1, 16), (15, 16), (16, 16), (400, 400)])
+def test_openai_is_never_allowed_fewer_tokens_than_it_takes(left: int | None, sent: int | None) -> None:
+    """What earlier steps left of a request's limit may be less than OpenAI accepts as one."""
+    body = openai_wire.parameters("gpt-5", ModelRequest([user("q")], max_output_tokens=left))
+    assert body.get("max_output_tokens") == sent
+
+
 def test_reasoning_goes_back_to_its_maker_only() -> None:
     data = {"id": f"rs_{RUN}0", "type": "reasoning", "summary": []}
     secret = {"encrypted_content": "gA", "id": "rs_1"}

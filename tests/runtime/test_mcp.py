@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import re
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import mcp_types as types
 import pytest
 
@@ -160,6 +162,35 @@ async def test_a_reply_that_is_lost(redis_url: str, world: McpProcess, body: Bod
     assert sorted(row["tool"] for row in world.rows()) == ["add", "find"]
 
 
+class Gateway(httpx2.AsyncHTTPTransport):
+    """A way to the server with a gateway before it, which answers tool calls with a status of its own."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__()
+        self.status = status
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if b'"tools/call"' in await request.aread():
+            return httpx2.Response(self.status, text="no")
+        return await super().handle_async_request(request)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 503])
+async def test_a_call_that_is_refused_by_status(redis_url: str, world: McpProcess, body: Body, status: int) -> None:
+    """A call that the server did not take was not made: the model reads so, and nobody is asked what became of it.
+    An error that may come from behind the call leaves it in doubt."""
+    agent = Agent("a", model="test:m", servers=[McpServer("w", url=world.url, transport=Gateway(status))])
+    async with running(redis_url, [agent], {"m": calling(("w_add", '{"what": "a"}'))}) as runtime:
+        want, end = await runtime.turn("a", "go")
+        (told,) = outcomes(body(end))
+        doubted = [one for one in await runtime.services.doubts.listed() if one.place.run == want.run]
+    assert world.rows() == []
+    if status >= 500:
+        assert "is unknown" in told and len(doubted) == 1
+    else:
+        assert told.startswith("The server w refused the call: ") and doubted == []
+
+
 async def test_a_call_that_takes_too_long_is_in_doubt(redis_url: str, world: McpProcess, body: Body) -> None:
     """It was sent: nobody knows what became of it."""
     agent = Agent("a", model="test:m", servers=[McpServer("w", url=world.url, timeout=1.5)])
@@ -222,6 +253,63 @@ async def test_a_hostile_schema(schema: dict[str, Any]) -> None:
             await asyncio.to_thread(one.parse, '{"x": 1}')
         await link.aclose()
         assert not connected.is_set()
+
+
+def _deep(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        schema = {"type": "object", "properties": {"x": schema}}
+    return schema
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"x": {"maximum": 2**64}}},
+        {"$schema": ["x"]},
+        {"properties": {"x": {"type": "banana"}}},
+        {"properties": {"x": {"pattern": "("}}},
+        {"properties": {"x": {"enum": ["y" * 70_000]}}},
+        _deep(300),
+    ],
+    ids=["number", "dialect", "type", "pattern", "long", "deep"],
+)
+async def test_an_odd_tool_is_left_out_alone(schema: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever is wrong with one tool of a server, the others are offered, and the log names the one that is not."""
+    told = [types.Tool(name="odd", input_schema=schema), types.Tool(name="good", input_schema={"type": "object"})]
+    link = HttpLink("http://127.0.0.1:1", {}, None)
+    offered = McpServer("w", url="http://127.0.0.1:1")._offered(link, told)
+    await link.aclose()
+    assert [one.name for one in offered] == ["w_good"]
+    assert re.search("odd'? left out", caplog.text)
+
+
+class Squeezing(httpx2.AsyncHTTPTransport):
+    """A way to a server that packs what it answers to a tool call, whoever did not ask for it."""
+
+    asked: set[str | None]
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        self.asked = {*getattr(self, "asked", ()), request.headers.get("accept-encoding")}
+        response = await super().handle_async_request(request)
+        if b'"tools/call"' in await request.aread():
+            packed = gzip.compress(await response.aread())
+            await response.aclose()
+            headers = {"content-type": response.headers["content-type"], "content-encoding": "gzip"}
+            return httpx2.Response(200, headers=headers, stream=httpx2.ByteStream(packed))
+        return response
+
+
+async def test_a_compressed_answer_is_refused(redis_url: str, world: McpProcess, body: Body) -> None:
+    """A megabyte on the wire may be a gigabyte behind it. None is asked for; one that comes is not unpacked, and as
+    its call was made, it is in doubt."""
+    transport = Squeezing()
+    agent = Agent("a", model="test:m", servers=[McpServer("w", url=world.url, transport=transport)])
+    async with running(redis_url, [agent], {"m": calling(("w_add", '{"what": "a"}'))}) as runtime:
+        _, end = await runtime.turn("a", "go")
+        (told,) = outcomes(body(end))
+    assert "is unknown" in told and transport.asked == {"identity"}
+    assert [row["tool"] for row in world.rows()] == ["add"]
 
 
 def test_names_that_providers_take() -> None:

@@ -9,6 +9,10 @@ import pytest
 from agentrt.http.body import Bounds, check_metadata, check_options, check_user
 from agentrt.http.errors import ApiError
 from agentrt.http.items import check_items
+from agentrt.models import anthropic_wire, chat_wire, openai_wire
+from agentrt.models.base import ModelRequest
+from agentrt.records import Item, Request
+from agentrt.runtime.context import client_tools
 
 BOUNDS = Bounds(body_bytes_max=10_000, item_bytes_max=2_000, items_max=3)
 
@@ -103,9 +107,23 @@ def test_options_are_those_that_were_given() -> None:
 
 def test_a_tool_gets_what_strict_clients_require_of_its_echo() -> None:
     tools = check_options({"tools": [{"type": "function", "name": "f"}, {"type": "web_search"}]})["tools"]
-    assert tools == [{"type": "function", "name": "f", "strict": True, "parameters": {}, "description": None}]
+    assert tools == [{"type": "function", "name": "f", "strict": None, "parameters": {}, "description": None}]
     given = {"type": "function", "name": "g", "strict": False, "parameters": {"type": "object"}, "description": "d"}
     assert check_options({"tools": [given]})["tools"] == [given]
+
+
+def test_a_tool_is_strict_only_where_its_client_says_so() -> None:
+    """Providers refuse a strict tool with an open schema; most clients say nothing of it."""
+    open_, said = {"type": "function", "name": "f", "parameters": {"type": "object"}}, {"strict": True}
+    for tool, strict in ((open_, False), ({**open_, "strict": None}, False), ({**open_, **said}, True)):
+        tools = client_tools(Request("a", 1, check_options({"tools": [tool]})))
+        request = ModelRequest([Item.of({"type": "message", "role": "user", "content": "q"})], tools=tools)
+        bodies = [wire.parameters("m", request) for wire in (openai_wire, chat_wire)]
+        for body in (*bodies, anthropic_wire.parameters("m", request, 100)):
+            (sent,) = body["tools"]
+            assert bool(sent.get("function", sent).get("strict")) is strict
+    for name, wrong in (("strict", "yes"), ("description", 5)):
+        assert fault(check_options, {"tools": [{**open_, name: wrong}]}).param == f"tools[0].{name}"
 
 
 def test_a_text_option_without_a_format_is_plain_text() -> None:
@@ -123,7 +141,18 @@ def test_a_text_option_without_a_format_is_plain_text() -> None:
         ("top_logprobs", [0, 20], [21, -1]),
         ("presence_penalty", [-2, 2], [2.1]),
         ("truncation", ["auto", "disabled"], ["", "on"]),
-        ("tool_choice", ["none", {"type": "function", "name": "f"}], [1, ["auto"]]),
+        (
+            "tool_choice",
+            [
+                "none",
+                {"type": "function", "name": "f"},
+                {"type": "function", "function": {"name": "f"}},
+                {"type": "mcp", "server_label": "agent", "name": "f"},
+                {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "f"}]},
+                {"type": "allowed_tools", "tools": [{"type": "mcp", "server_label": "agent"}]},
+            ],
+            [1, ["auto"], "any", {}, {"name": "f"}, {"type": "allowed_tools"}, {"type": "function", "function": 1}],
+        ),
         ("background", [True, False], [0, "true"]),
     ],
 )

@@ -43,6 +43,51 @@ def test_failures_in_a_row_open_it_and_a_probe_closes_it() -> None:
     assert stage.states == ["open", "half_open", "closed"]
 
 
+def test_a_probe_that_begins_to_answer_closes_it() -> None:
+    """The reply may go on for minutes; nobody waits for its end."""
+    stage = Stage().open()
+    stage.now += stage.circuit.wait_s()
+    probe = stage.circuit.begin()
+    assert stage.circuit.wait_s() > 0
+    stage.circuit.answered(probe)
+    assert stage.circuit.wait_s() == 0
+    stage.circuit.answered(probe)  # each event of the reply may say so
+    stage.circuit.ended(probe, None)
+    assert stage.states == ["open", "half_open", "closed"]
+
+
+def test_a_probe_that_breaks_after_it_began_is_a_failure_like_any_other() -> None:
+    """One of five; and as no reply came whole since, the circuit then opens for longer than before."""
+    stage = Stage().open()
+    first_s = stage.circuit.wait_s()
+    stage.now += first_s
+    probe = stage.circuit.begin()
+    stage.circuit.answered(probe)
+    stage.circuit.ended(probe, DOWN)
+    assert stage.circuit.state == "closed"
+    for _ in range(4):
+        assert stage.circuit.state == "closed"
+        stage.call(DOWN)
+    assert stage.circuit.state == "open" and stage.circuit.wait_s() > first_s
+    assert stage.states == ["open", "half_open", "closed", "open"]
+
+
+def test_only_the_probe_closes_it() -> None:
+    """What began before the circuit opened may go on answering, and shows nothing of now."""
+    stage = Stage()
+    early = stage.circuit.begin()
+    stage.open()
+    stage.circuit.answered(early)
+    assert stage.circuit.state == "open"
+    stage.now += stage.circuit.wait_s()
+    probe = stage.circuit.begin()
+    stage.circuit.answered(early)
+    assert stage.circuit.state == "half_open"
+    stage.circuit.answered(probe)
+    stage.circuit.abandoned(probe)
+    assert stage.circuit.state == "closed", "given up after it answered: that was its answer"
+
+
 def test_failures_with_replies_between_them_do_not_open_it() -> None:
     stage = Stage()
     for _ in range(20):

@@ -6,7 +6,10 @@ import asyncio
 import datetime
 import decimal
 import enum
+import functools
 import threading
+import time
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -301,6 +304,68 @@ async def test_a_sync_tool_runs_in_a_thread_and_an_async_one_in_the_loop() -> No
 
     assert await run(sync, '{"x": 1}') == "1 False"
     assert await run(asynchronous, '{"x": 2}') == "2 True"
+
+
+def logged(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator as people write them, of either kind of function."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+async def test_an_async_tool_behind_a_sync_decorator_runs() -> None:
+    """Else the model would read `<coroutine>` of a call that never happened."""
+    asked: list[str] = []
+
+    @tool
+    @logged
+    async def give(x: int) -> str:
+        """Give."""
+        await asyncio.sleep(0)
+        return f"{x} {threading.current_thread() is threading.main_thread()}"
+
+    @give.reconcile()
+    @logged
+    async def gave(x: int) -> str | None:
+        asked.append(str(x))
+        return None
+
+    assert await run(give, '{"x": 1}') == "1 True"
+    assert await give.ask(CTX, {"x": 2}) is None and asked == ["2"]
+
+
+async def test_an_async_tool_that_was_given_up_before_it_began_has_no_late_result() -> None:
+    release, seen, begun = threading.Event(), [], asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def inner() -> str:
+        return "done"
+
+    @tool
+    def slow() -> Any:
+        """Take its time to begin."""
+        loop.call_soon_threadsafe(begun.set)
+        release.wait(10)
+        return inner()
+
+    task = asyncio.create_task(slow.call(CTX, {}, seen.append))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    release.set()
+    await asyncio.to_thread(_idle)
+    await asyncio.sleep(0)
+    assert seen == []
+
+
+def _idle() -> None:
+    """Until no thread of the tools is at work."""
+    while function._busy._value < function._THREADS_MAX:
+        time.sleep(0.001)
 
 
 async def test_a_blocking_tool_does_not_hold_up_the_loop() -> None:

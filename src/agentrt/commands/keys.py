@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +13,7 @@ from typing import TypeVar
 import click
 import orjson
 
-from agentrt.assembly import tenant_users
+from agentrt.assembly import default_quota, tenant_users
 from agentrt.commands.state import opened
 from agentrt.errors import AgentrtError, SettingsError
 from agentrt.http.auth import line_of, mint
@@ -96,7 +97,8 @@ def revoke(identifier: str) -> None:
 @click.option("--tokens-per-day", type=click.IntRange(0))
 @click.option("--default", "forget", is_flag=True, help="Back to what AGENTRT_TENANT_* say.")
 def quota(tenant: str, forget: bool, **limits: int | None) -> None:
-    """Set what a tenant may use; without a limit: show it."""
+    """Set what a tenant may use; without a limit: show it. What is not named stays as it is: as it was set, else as
+    AGENTRT_TENANT_* say here."""
     if not is_name(tenant):
         raise click.ClickException(f"{tenant!r} is not a tenant name")
     given = {name: value for name, value in limits.items() if value is not None}
@@ -104,9 +106,11 @@ def quota(tenant: str, forget: bool, **limits: int | None) -> None:
         raise click.UsageError("--default goes with no limit")
 
     async def work(access: Access) -> Quota | None:
+        found = (await access.read()).quotas.get(tenant)
         if given or forget:
-            await access.set_quota(tenant, None if forget else Quota(**given))
-        return (await access.read()).quotas.get(tenant)
+            found = None if forget else replace(found or default_quota(Settings.from_env()), **given)
+            await access.set_quota(tenant, found)
+        return found
 
     found = _run(work)
     click.echo(orjson.dumps(found).decode() if found is not None else "the default")

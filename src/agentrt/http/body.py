@@ -104,6 +104,25 @@ def _texts(value: Any) -> bool:
     return isinstance(value, list) and len(value) <= 32 and all(isinstance(text, str) for text in value)
 
 
+def _choice(value: Any) -> bool:
+    """A mode, one tool, or some: the adapters trust these shapes. A tool is named as in Responses or as in Chat."""
+    if not isinstance(value, dict):
+        return isinstance(value, str) and value in _CHOICES
+    if value.get("type") != "allowed_tools":
+        return isinstance(value.get("type"), str) and isinstance(_named(value), str)
+    mode, tools = value.get("mode", "auto"), value.get("tools")
+    if not isinstance(tools, list) or not isinstance(mode, str) or mode not in _CHOICES:
+        return False
+    return all(isinstance(tool, dict) and isinstance(_named(tool), str | None) for tool in tools)
+
+
+def _named(tool: Mapping[str, Any]) -> Any:
+    nested = tool.get("function")
+    return nested.get("name") if isinstance(nested, dict) else tool.get("name")
+
+
+_CHOICES = frozenset({"none", "auto", "required"})
+_EFFORTS = frozenset({"none", "minimal", "low", "medium", "high", "xhigh", "max"})
 _MANY = 2**31
 _OPTIONS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "instructions": (_text, "a string"),
@@ -115,7 +134,7 @@ _OPTIONS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "presence_penalty": (_real(-2, 2), "a number from -2 to 2"),
     "frequency_penalty": (_real(-2, 2), "a number from -2 to 2"),
     "parallel_tool_calls": (_boolean, "true or false"),
-    "tool_choice": (lambda value: isinstance(value, str | dict), "a string or an object"),
+    "tool_choice": (_choice, "`none`, `auto`, `required`, or an object that names a tool, or tools that are allowed"),
     "truncation": (lambda value: isinstance(value, str) and value in {"auto", "disabled"}, "`auto` or `disabled`"),
     "store": (_boolean, "true or false"),
     "background": (_boolean, "true or false"),
@@ -145,6 +164,9 @@ def check_options(body: Mapping[str, Any]) -> dict[str, Any]:
         options["tools"] = _check_tools(body["tools"])
     if "text" in options:
         options["text"] = _check_text(options["text"])
+    effort = options.get("reasoning", {}).get("effort")
+    if effort is not None and (not isinstance(effort, str) or effort not in _EFFORTS):
+        raise invalid("'reasoning.effort' must be none, minimal, low, medium, high, xhigh or max", "reasoning.effort")
     if options.get("background") and options.get("store") is False:
         raise invalid("a response in the background must be stored", "background")
     return options
@@ -156,7 +178,7 @@ def _check_text(text: dict[str, Any]) -> dict[str, Any]:
     if wanted is None:
         return {**text, "format": {"type": "text"}}
     kind = wanted.get("type") if isinstance(wanted, dict) else None
-    if kind not in {"text", "json_object", "json_schema"}:
+    if not isinstance(kind, str) or kind not in {"text", "json_object", "json_schema"}:
         raise invalid("'text.format' must be of type text, json_object or json_schema", "text.format")
     if kind == "json_schema":
         if not isinstance(wanted.get("name"), str) or not is_name(wanted["name"]):
@@ -203,5 +225,8 @@ def _check_tools(value: Any) -> list[dict[str, Any]]:
             raise invalid(f"'{at}.name' must match [A-Za-z0-9_-]{{1,64}}", f"{at}.name")
         if not isinstance(tool.get("parameters") or {}, dict):
             raise invalid(f"'{at}.parameters' must be a JSON schema", f"{at}.parameters", "invalid_type")
-        tools.append({"strict": True, "parameters": {}, "description": None, **tool})
+        for name, check, wanted in (("strict", _boolean, "true or false"), ("description", _text, "a string")):
+            if tool.get(name) is not None and not check(tool[name]):
+                raise invalid(f"'{at}.{name}' must be {wanted}", f"{at}.{name}", "invalid_type")
+        tools.append({"strict": None, "parameters": {}, "description": None, **tool})
     return tools

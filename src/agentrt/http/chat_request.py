@@ -31,7 +31,7 @@ def asked_options(body: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     for name, what in _CANNOT.items():
         if body.get(name):
             raise invalid(f"{what} cannot be had here", name, "unsupported_parameter")
-    if body.get("n") not in {None, 1}:
+    if body.get("n") is not None and body["n"] != 1:
         raise invalid("'n' can only be 1", "n", "unsupported_parameter")
     limit = "max_tokens" if body.get("max_completion_tokens") is None else "max_completion_tokens"
     wanted = {name: body[name] for name in _SAME if name in body}
@@ -41,11 +41,12 @@ def asked_options(body: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     wanted["text"] = _text(body.get("response_format"))
     if body.get("reasoning_effort") is not None:
         wanted["reasoning"] = {"effort": body["reasoning_effort"]}
-    theirs = {"max_output_tokens": limit, "text": "response_format", "reasoning": "reasoning_effort"}
+    theirs = {"max_output_tokens": limit, "text": "response_format", "reasoning.effort": "reasoning_effort"}
     try:
         return check_options(wanted), check_user(wanted)
     except ApiError as error:
-        ours, _, rest = (error.param or "").partition(".")
+        whole = error.param or ""
+        ours, _, rest = (whole, "", "") if whole in theirs else whole.partition(".")
         if ours not in theirs:
             raise
         param = theirs[ours] + (f".{rest}" if rest else "")
@@ -57,8 +58,7 @@ def _tool_choice(choice: Any) -> Any:
         return choice
     if choice.get("type") == "allowed_tools" and isinstance(choice.get("allowed_tools"), dict):
         allowed = choice["allowed_tools"]
-        tools = [_flat(tool) for tool in allowed.get("tools") or () if isinstance(tool, dict)]
-        return {"type": "allowed_tools", "mode": allowed.get("mode", "auto"), "tools": tools}
+        return {"type": "allowed_tools", "mode": allowed.get("mode", "auto"), "tools": _tools(allowed.get("tools"))}
     return _flat(choice)
 
 
@@ -82,7 +82,7 @@ def _text(wanted: Any) -> Any:
     kind = wanted.get("type") if isinstance(wanted, dict) else None
     if kind == "json_schema" and isinstance(wanted.get("json_schema"), dict):
         return {"format": {"type": "json_schema", **wanted["json_schema"]}}
-    if kind in {"text", "json_object"}:
+    if kind in ("text", "json_object"):
         return {"format": {"type": kind}}
     raise invalid("'response_format' must be of type text, json_object or json_schema", "response_format")
 

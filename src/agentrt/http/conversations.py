@@ -59,6 +59,10 @@ async def _header(to: Surface, session: SessionKeys) -> Header:
     return header
 
 
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
 def _numbered(inputs: list[dict[str, Any]], origin: str, first: int) -> list[Item]:
     return [Item.given(data, origin, first + number) for number, data in enumerate(inputs)]
 
@@ -81,7 +85,7 @@ async def create(request: HttpRequest) -> ASGIApp:
     session = SessionKeys(principal.tenant, derive_id(principal.tenant, who, "conversation", key) if key else new_id())
     if user:  # in the user's index before there is anything to be found by it
         await to.services.recollections.greet(session, user).head()
-    op = hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest() if key else new_id()
+    op = _digest(body) if key else new_id()
     lines = [item.encode() for item in _numbered(inputs, session.id, 0)]
     created_ms = await to.services.conversations.create(
         session, op=op, lines=lines, user=user, metadata=orjson.dumps(metadata)
@@ -129,13 +133,16 @@ async def items(request: HttpRequest) -> ASGIApp:
 
 
 async def _page(to: Surface, session: SessionKeys, page: Page, seq: int) -> tuple[list[tuple[int, bytes]], bool]:
-    """The page's lines in its order, and whether there are more; numbers that stayed empty are read past."""
+    """The page's lines in its order, and whether there are more; numbers that stayed empty are read past.
+
+    `after` may be an item that was deleted since: its number is in its id.
+    """
     conversations = to.services.conversations
     position = -1 if page.ascending else seq
     if page.after:
         parsed = parse_item_id(page.after)
         item = await conversations.item(session, parsed[1]) if parsed else None
-        if parsed is None or item is None or item.id != page.after:
+        if parsed is None or parsed[1] >= seq or (item is not None and item.id != page.after):
             raise invalid("'after' is not an item of this conversation", "after")
         position = parsed[1]
     found: list[tuple[int, bytes]] = []
@@ -154,23 +161,28 @@ async def _page(to: Surface, session: SessionKeys, page: Page, seq: int) -> tupl
 
 
 async def append(request: HttpRequest) -> ASGIApp:
-    """Add items between turns; refused while a turn is under way."""
+    """Add items between turns; refused while a turn is under way. An Idempotency-Key makes it safe to repeat."""
     to, session = _session(request)
-    _, body = await to.json(request)
+    principal, body = await to.json(request)
     inputs = check_items(body.get("items"), to.bounds, "items")
     conversations = to.services.conversations
-    op = new_id()
+    key = idempotency_key(request)
+    op = derive_id(session.tenant, principal.credential, "append", session.id, key) if key else new_id()
+    keyed = _digest(body) if key else ""
     seq = (await _header(to, session)).seq
     for _ in range(_TRIES):
         new = _numbered(inputs, op, seq)
-        outcome = await conversations.append(session, op, seq, new)
+        outcome = await conversations.append(session, op, seq, new, keyed)
         match outcome.outcome:
-            case "ok":
+            case "ok" | "again":
+                new = new if outcome.outcome == "ok" else _numbered(inputs, op, int(outcome.detail))
                 return json_response(spliced_list([item.raw for item in new], [item.id for item in new], False))
             case "missing":
                 raise not_found("Conversation", f"conv_{session.id}")
             case "busy":
                 raise Locked(outcome.detail)
+            case "other":
+                raise OtherBody("this Idempotency-Key was used with another request body")
         seq = int(outcome.detail)
     raise Locked("")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from http import HTTPStatus
 
 import orjson
 from starlette.responses import Response
@@ -51,6 +52,13 @@ class ApiError(Exception):
     def response(self) -> Response:
         """The HTTP response."""
         error = {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}
+        return json_response({"error": error}, self.status, self._all_headers())
+
+    def native(self) -> Problem:
+        """The same in the shape of the native routes."""
+        return Problem(self.status, HTTPStatus(self.status).phrase, str(self), self._all_headers())
+
+    def _all_headers(self) -> dict[str, str]:
         headers = dict(self.headers)
         if self.retry_after_s is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
@@ -60,21 +68,22 @@ class ApiError(Exception):
             headers["www-authenticate"] = "Bearer"
         if self.status == 413:
             headers["connection"] = "close"  # or the rest of the body would be read to find the next request
-        return json_response({"error": error}, self.status, headers)
+        return headers
 
 
 class Problem(Exception):
     """An answer of a native route that is not a success: `application/problem+json`, RFC 9457."""
 
-    def __init__(self, status: int, title: str, detail: str) -> None:
+    def __init__(self, status: int, title: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
         self.status = status
         self.title = title
+        self.headers = headers or {}
 
     def response(self) -> Response:
         """The HTTP response."""
         body = {"type": "about:blank", "title": self.title, "status": self.status, "detail": str(self)}
-        return Response(orjson.dumps(body), self.status, media_type="application/problem+json")
+        return Response(orjson.dumps(body), self.status, dict(self.headers), "application/problem+json")
 
 
 def json_response(data: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -41,7 +41,8 @@ class _Operation:
     """A status that bears the same body."""
 
 
-_KEYED = {"/v1/responses", "/v1/responses/compact", "/v1/conversations", "/v1/chat/completions"}
+_ITEMS = "/v1/conversations/{conversation_id}/items"
+_KEYED = {"/v1/responses", "/v1/responses/compact", "/v1/conversations", _ITEMS, "/v1/chat/completions"}
 _PAGE = ("limit", "order", "after")
 _TURN = (404, 409, 413, 422, 429)
 _OPERATIONS = {
@@ -58,7 +59,9 @@ _OPERATIONS = {
     "POST /v1/conversations/{conversation_id}": _Operation("Conversation", "MetadataRequest", errors=(404, 413)),
     "DELETE /v1/conversations/{conversation_id}": _Operation("Deleted", errors=(404,)),
     "GET /v1/conversations/{conversation_id}/items": _Operation("ItemList", query=_PAGE, errors=(404,)),
-    "POST /v1/conversations/{conversation_id}/items": _Operation("ItemList", "ItemsRequest", errors=(404, 409, 413)),
+    "POST /v1/conversations/{conversation_id}/items": _Operation(
+        "ItemList", "ItemsRequest", errors=(404, 409, 413, 422)
+    ),
     "GET /v1/conversations/{conversation_id}/items/{item_id}": _Operation("Item", errors=(404,)),
     "DELETE /v1/conversations/{conversation_id}/items/{item_id}": _Operation("Conversation", errors=(404, 409)),
     "POST /v1/chat/completions": _Operation("ChatCompletion", "ChatRequest", stream="ChatChunk", errors=_TURN),
@@ -205,10 +208,7 @@ def _responses(told: _Operation, native: bool) -> _Schema:
     statuses = {400, 401, 403, 500, 503, *told.errors} if told.needs_key else set()
     kind, name = ("application/problem+json", "Problem") if native else ("application/json", "Error")
     for status in sorted(statuses):
-        answer: _Schema = {kind: {"schema": _ref(name)}}
-        if native and status in {500, 503}:
-            answer["application/json"] = {"schema": _ref("Error")}
-        responses[str(status)] = {"description": _ERRORS[status], "content": answer}
+        responses[str(status)] = {"description": _ERRORS[status], "content": {kind: {"schema": _ref(name)}}}
     return responses
 
 

@@ -121,6 +121,7 @@ _INPUT_ITEM = {
     ]
 }
 
+_EFFORT = _const("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _SHARED_OPTIONS: _Schema = {
     "temperature": _or_null({"type": "number", "minimum": 0, "maximum": 2}),
     "top_p": _or_null({"type": "number", "minimum": 0, "maximum": 1}),
@@ -133,7 +134,7 @@ _SHARED_OPTIONS: _Schema = {
     "prompt_cache_key": _or_null(_TEXT),
     "metadata": _or_null(_METADATA),
     "stream": _or_null(_FLAG),
-    "tool_choice": {"type": ["string", "object", "null"]},
+    "tool_choice": _or_null({"anyOf": [_const("none", "auto", "required"), _table({"type": _TEXT})]}),
     "tools": _or_null(_list(_OBJECT)),
 }
 _LIMIT = _or_null({"type": "integer", "minimum": 1})
@@ -152,7 +153,7 @@ _RESPONSE_REQUEST = _table(
         "store": _or_null(_FLAG),
         "background": _or_null(_FLAG),
         "text": _or_null(_OBJECT),
-        "reasoning": _or_null(_OBJECT),
+        "reasoning": _or_null(_table({}, {"effort": _or_null(_EFFORT)})),
         "include": _or_null(_list(_TEXT, maxItems=32)),
     },
 )
@@ -312,7 +313,7 @@ SCHEMAS: dict[str, _Schema] = {
             "max_completion_tokens": _LIMIT,
             "n": _or_null({"type": "integer", "enum": [1]}),
             "response_format": _or_null(_table({"type": _const("text", "json_object", "json_schema")})),
-            "reasoning_effort": _or_null(_TEXT),
+            "reasoning_effort": _or_null(_EFFORT),
             "stream_options": _or_null(_OBJECT),
         },
     ),

@@ -181,7 +181,9 @@ class Reply:
     """One streamed reply. Feed it the chunks in order; the calls come when it ends, and then a `Finished`."""
 
     def __init__(self) -> None:
-        self._calls: dict[int, _Called] = {}
+        self._calls: list[_Called] = []
+        self._open: dict[int, _Called] = {}
+        """The newest call of each index."""
         self._thoughts: list[str] = []
         self._reason: str | None = None
         self._usage: Usage | None = None
@@ -212,7 +214,7 @@ class Reply:
         if self._reason is None:
             return ()
         reason = _REASONS.get(self._reason, "stop")
-        calls = [ToolCall(call.call_id, call.name, call.arguments or "{}") for call in self._calls.values()]
+        calls = [ToolCall(call.call_id, call.name, call.arguments or "{}") for call in self._calls]
         if reason != "stop":  # cut arguments are not what the model meant
             calls = [call for call in calls if _parses(call.arguments)]
         if calls and reason == "stop":
@@ -242,17 +244,19 @@ class Reply:
         return [ReasoningDone({"type": "reasoning", "summary": [{"type": "summary_text", "text": text}]})]
 
     def _call(self, piece: Any) -> None:
-        """A piece of a call. Its index is optional at some servers, and so is its id."""
+        """A piece of a call. Its index is optional at some servers, or 0 for all calls, and its id is optional too."""
         if not isinstance(piece, dict) or not isinstance(function := piece.get("function"), dict):
             raise failure.broken(PROVIDER, "malformed event: a tool call is not an object")
         index = piece.get("index")
         if not isinstance(index, int):
             index = len(self._calls) if function.get("name") else len(self._calls) - 1
-        if index not in self._calls:
-            call_id = piece.get("id") or f"call_{secrets.token_hex(12)}"
-            self._calls[index] = _Called(str(call_id), failure.text(PROVIDER, function, "name"))
+        call, told = self._open.get(index), piece.get("id")
+        if call is None or (told and str(told) != call.call_id and function.get("name")):
+            call_id = str(told or f"call_{secrets.token_hex(12)}")
+            call = self._open[index] = _Called(call_id, failure.text(PROVIDER, function, "name"))
+            self._calls.append(call)
         if function.get("arguments"):
-            self._calls[index].arguments += failure.text(PROVIDER, function, "arguments")
+            call.arguments += failure.text(PROVIDER, function, "arguments")
 
 
 def _parses(arguments: str) -> bool:

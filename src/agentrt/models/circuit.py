@@ -2,6 +2,8 @@
 
     closed ──failures in a row──▶ open ──its time is over──▶ one probe ──▶ closed, or open for twice as long
 
+A probe decides with the first thing it hears: a reply may stream for minutes, and the model answers all that time.
+
 A provider that is down is not asked again by every run of the pod, and one that is half down is not buried under
 retries: each reply pays for a tenth of one.
 """
@@ -68,6 +70,14 @@ class Circuit:
         if self._state == "open":
             self._enter("half_open")
         return self._ticket
+
+    def answered(self, ticket: Ticket) -> None:
+        """A reply has begun to come. Where that was the probe, others may call; its ticket stays good, so what becomes
+        of the reply counts like that of any other, and until one came whole the next opening is the longer one."""
+        if ticket == self._ticket and self._state == "half_open":
+            self._failures = 0
+            self._state = "closed"
+            self._changed("closed")
 
     def ended(self, ticket: Ticket, error: ModelError | None) -> None:
         """A call ended. What the caller brought upon itself, a rate limit among it, shows that the provider lives."""

@@ -32,7 +32,9 @@ _INPUT_PARTS = {
     "input_file": ("file_data", "file_id", "file_url", "filename"),
 }
 _REASONS = re.compile(r"(o\d|gpt-[5-9](?!.*chat)|codex)")
-"""Models that reason unasked; their thoughts are kept too. Others refuse to be asked for them."""
+"""Models that reason unasked; their thoughts are kept too. Others refuse to be asked for them, and to be shown any."""
+_OUTPUT_TOKENS_MIN = 16
+"""Fewer are refused. What is left to a step may be fewer, where a request's limit is nearly spent."""
 _RETRYABLE_CODES = frozenset({"server_error", "vector_store_timeout", "internal_error", "overloaded", "timeout"})
 _INVALID_PREFIXES = ("invalid_", "image_", "unsupported_", "empty_", "failed_to_download", "context_length")
 _POLICY_SUFFIXES = ("_policy", "_violation", "_mismatch")
@@ -40,14 +42,18 @@ _POLICY_SUFFIXES = ("_policy", "_violation", "_mismatch")
 
 def parameters(name: str, request: ModelRequest) -> dict[str, Any]:
     """The body of a request. Nothing is stored at OpenAI; unset options are left out."""
-    params: dict[str, Any] = {"model": name, "input": input_items(request.items), "store": False, "stream": True}
+    reasons = request.reasoning is not None or _REASONS.match(name) is not None
+    items = input_items(request.items, reasons=reasons)
+    params: dict[str, Any] = {"model": name, "input": items, "store": False, "stream": True}
     if request.instructions:
         params["instructions"] = request.instructions
     if request.tools:
         params["tools"] = [_tool(tool) for tool in request.tools]
         params["tool_choice"] = _tool_choice(request.tool_choice)
         params["parallel_tool_calls"] = request.parallel_tool_calls
-    for option in ("max_output_tokens", "temperature", "top_p"):
+    if request.max_output_tokens is not None:
+        params["max_output_tokens"] = max(_OUTPUT_TOKENS_MIN, request.max_output_tokens)
+    for option in ("temperature", "top_p"):
         value = getattr(request, option)
         if value is not None:
             params[option] = value
@@ -55,16 +61,17 @@ def parameters(name: str, request: ModelRequest) -> dict[str, Any]:
         params["text"] = {"format": request.text_format}
     if request.reasoning is not None:
         params["reasoning"] = request.reasoning
-    if request.reasoning is not None or _REASONS.match(name):
+    if reasons:
         params["include"] = ["reasoning.encrypted_content"]
     if request.cache_key:
         params["prompt_cache_key"] = request.cache_key
     return params
 
 
-def input_items(items: Iterable[Item]) -> list[dict[str, Any]]:
+def input_items(items: Iterable[Item], *, reasons: bool = True) -> list[dict[str, Any]]:
     """The conversation as Responses input items, without ids: with `store=False` OpenAI knows none of them.
 
+    `reasons`: whether the model reasons; one that does not refuses to see another one's thoughts.
     Raises `Unsupported` for new content that OpenAI cannot take; in older messages it is left out.
     """
     wire: list[dict[str, Any]] = []
@@ -76,17 +83,17 @@ def input_items(items: Iterable[Item]) -> list[dict[str, Any]]:
                 _check(entry)
             wire.extend(_message(entry.role, entry.content))
         else:
-            wire.extend(_step(entry))
+            wire.extend(_step(entry, reasons))
     return wire
 
 
-def _step(step: Step) -> Iterable[dict[str, Any]]:
+def _step(step: Step, reasons: bool) -> Iterable[dict[str, Any]]:
     said = [
         {**message, "phase": phase} if phase else message
         for phase, parts in groupby(step.messages, lambda part: part.get("phase"))
         for message in _message("assistant", parts)
     ]
-    if said or step.calls:
+    if reasons and (said or step.calls):
         yield from (_reasoning(data) for data in step.reasoning if data.get("encrypted_content"))
     yield from said
     for call in step.calls:

@@ -18,6 +18,10 @@ from agentrt.store.upgrade import upgrade
 __all__ = ["Appended", "Conversations", "Header", "StoredRun"]
 
 
+_KEYED_MAX = 32
+"""How many of a session's appends with a client's key are known again; a retry comes within seconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """What the session hash says."""
@@ -47,7 +51,11 @@ class StoredRun:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """`ok`, `missing`, `busy` (with the live run), or `moved` (another writer was faster; with the number now next)."""
+    """`ok`, `missing`, `busy` (with the live run), or `moved` (another writer was faster; with the number now next).
+
+    For an append with a client's key also `again` (with the number its items have since the first time), and `other`:
+    the key came with something else then.
+    """
 
     outcome: str
     detail: str = ""
@@ -125,8 +133,8 @@ class Conversations:
             raise unexpected(reply, f"update {keys.id}")
         return bool(reply[0] == b"ok")
 
-    async def append(self, keys: SessionKeys, op: str, seq: int, items: Sequence[Item]) -> Appended:
-        """Append items whose ids were numbered from `seq` on."""
+    async def append(self, keys: SessionKeys, op: str, seq: int, items: Sequence[Item], keyed: str = "") -> Appended:
+        """Append items whose ids were numbered from `seq` on. `keyed`: see `append.lua`."""
         unit = Unit(keys.tag).call(
             self._redis.scripts["append"],
             (keys.hash, keys.items),
@@ -134,10 +142,12 @@ class Conversations:
             op=op,
             known=SCHEMA_VERSION,
             seq=seq,
+            keyed=keyed,
+            keyed_max=_KEYED_MAX,
             ttl=self._ttl,
         )
         reply = await self._current(keys, unit)
-        if reply[0] not in {b"ok", b"missing", b"busy", b"moved"}:
+        if reply[0] not in {b"ok", b"again", b"other", b"missing", b"busy", b"moved"}:
             raise unexpected(reply, f"append {keys.id}")
         return Appended(reply[0].decode(), reply[1].decode() if len(reply) > 1 else "")
 

@@ -26,6 +26,7 @@ a session that is for one run only (chat completions, `store: false`) for `AGENT
       summary      JSON [up to number, [[level, from, to, text], ...]] of what was said before  summarize erase_item
       gone         how many items were deleted: a summary that was begun before is refused             erase_item
       metadata     JSON object of the client                   create_op, append_op   op tokens of those scripts
+      appends      JSON [[op, number, digest], ...] of the newest appends with an Idempotency-Key           append
       doubts       JSON [[effect key, run, tool, tell|block], ...] whose outcome is not known     record resolve
       notes        JSON [[text before, after the number], ...]: items for the next run to take in  resolve begin
       approvals    JSON [[id of the request, run, effect key], ...] for the next input to answer    commit begin

@@ -149,16 +149,22 @@ class FunctionTool:
         running = _THREADS.submit(call)
         running.add_done_callback(lambda _: _busy.release())
         try:
-            return await asyncio.wrap_future(running)
+            returned = await asyncio.wrap_future(running)
         except asyncio.CancelledError:
             if not running.cancel() and late is not None:  # it has begun
                 loop = asyncio.get_running_loop()
                 running.add_done_callback(lambda done: _came_late(loop, late, done))
             raise
+        # An async function behind a decorator that is none has only been called by now; here is where it runs.
+        return await returned if inspect.isawaitable(returned) else returned
 
 
 def _came_late(loop: asyncio.AbstractEventLoop, late: Callable[[str], None], done: Future[Any]) -> None:
-    if done.exception() is None:
+    if done.exception() is not None:
+        return
+    if inspect.iscoroutine(done.result()):
+        done.result().close()  # nothing of it ran
+    else:
         with suppress(RuntimeError):  # the pod is gone by now
             loop.call_soon_threadsafe(late, _as_text(done.result()))
 

@@ -210,13 +210,13 @@ class McpServer:
         for one in sorted(told, key=lambda tool: tool.name)[:_TOOLS_MAX]:
             if self.only is not None and one.name not in self.only:
                 continue
-            name = _name(self.name if self.prefix is None else self.prefix, one.name)
             try:
+                name = _name(self.name if self.prefix is None else self.prefix, one.name)
                 if len(orjson.dumps(one.input_schema)) > _SCHEMA_BYTES_MAX:
                     raise ToolError("its schema is too long")
                 offered[name] = McpTool(link, one, name, self)
-            except (ToolError, jsonschema.SchemaError) as error:
-                log.warning("MCP server %s: tool %s left out: %s", self.name, name, type(error).__name__)
+            except Exception as error:  # noqa: BLE001 - a foreign schema can break the check of schemas in any way
+                log.warning("MCP server %s: tool %r left out: %s", self.name, one.name, type(error).__name__)
         return tuple(offered.values())
 
 

@@ -22,13 +22,16 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from agentrt.errors import ToolError
 from agentrt.tasks import end
-from agentrt.tools.outbound import Bounded
+from agentrt.tools.outbound import Bounded, TooLong
 
 __all__ = ["HttpLink", "Link", "Lost", "Rejected", "StdioLink", "Unreachable"]
 
 log = logging.getLogger("agentrt.mcp")
 
 _REJECTED = frozenset({types.INVALID_PARAMS, types.METHOD_NOT_FOUND})
+_REFUSED = frozenset({401, 403, 404, 405, 406, 413, 415, 429})
+"""Statuses by which a server, or the gateway before it, says that it does not take a request. 503 is none of them: a
+gateway also says it of a server that went away with the call."""
 _PAGES_MAX = 50
 _RESPONSE_BYTES_MAX = 8 * 1024 * 1024
 _CONNECT_S = 5.0
@@ -98,6 +101,8 @@ class HttpLink:
         except Rejected:
             raise
         except Exception as error:
+            if result is None and watch.refused:
+                raise Rejected(f"HTTP status {watch.refused}") from error
             if result is None and not watch.left:
                 raise Unreachable(type(error).__name__) from error
             if result is None:
@@ -119,13 +124,17 @@ class HttpLink:
 
 
 class _Watch(httpx2.AsyncBaseTransport):
-    """Notices whether a tool call has left, and bounds what comes back. The transport below is shared, and stays."""
+    """Notices whether a tool call has left, or was refused, and bounds what comes back. The transport below is shared,
+    and stays."""
 
     def __init__(self, inner: httpx2.AsyncBaseTransport) -> None:
         self._inner = inner
         self.left = False
+        self.refused = 0
+        """The status that refused the call, when no other try of it has left."""
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        request.headers["accept-encoding"] = "identity"
         body = await request.aread()
         is_call = bool(body) and orjson.loads(body).get("method") == "tools/call"
         before, self.left = self.left, self.left or is_call
@@ -134,7 +143,13 @@ class _Watch(httpx2.AsyncBaseTransport):
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, ToolError):
             self.left = before
             raise
-        response.stream = Bounded(response.stream, _RESPONSE_BYTES_MAX)
+        if is_call and not before and response.status_code in _REFUSED:
+            self.left, self.refused = False, response.status_code
+        body_of = Bounded(response.stream, _RESPONSE_BYTES_MAX)
+        response.stream = body_of
+        if response.headers.get("content-encoding", "identity") != "identity":
+            await body_of.aclose()
+            raise TooLong("the response is compressed, so its length cannot be told", request=request)
         return response
 
     async def aclose(self) -> None:
