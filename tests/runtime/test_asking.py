@@ -138,6 +138,29 @@ async def test_a_call_is_forced_once(redis_url: str, body: Body, choice: Any) ->
     assert len(booked) == 1
 
 
+async def test_a_model_that_begins_to_answer_again_is_open_to_all(redis_url: str, body: Body) -> None:
+    """Its circuit was open, and the answer that decides takes its time: others need not wait for its end."""
+    speaking, enough = asyncio.Event(), False
+
+    def answer(request: ModelRequest) -> Iterable[ModelEvent | float]:
+        yield TextDelta("well")
+        speaking.set()
+        while not enough and "slow" in str(request.items[0].data):
+            yield 0.01
+        yield Finished("stop", Usage(10, 2))
+
+    async with running(redis_url, [Agent("a", model="test:m")], {"m": answer}) as runtime:
+        circuit = runtime.services.models.circuit("test:m")
+        circuit._enter("open")
+        slow = asyncio.create_task(runtime.turn("a", "slow"))
+        await speaking.wait()
+        async with asyncio.timeout(10):
+            _, end = await runtime.turn("a", "quick")
+        assert end.status == "completed" and not slow.done()
+        enough = True
+        await slow
+
+
 async def test_retry_after_is_honoured(redis_url: str) -> None:
     """Never sooner than it was asked for; other failures wait at least half the base."""
     answer, asked = fails(down(retry_after_s=0.3), down(retry_after_s=None))
