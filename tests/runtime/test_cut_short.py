@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -13,6 +13,8 @@ import pytest
 from agentrt.agent import Agent, Effect
 from agentrt.errors import StoreUnavailable
 from agentrt.models.base import ModelEvent, ModelRequest, TextDelta, ToolCall
+from agentrt.runtime.calls import Call
+from agentrt.runtime.effects import Effects
 from agentrt.runtime.resolution import continuation
 from agentrt.store.begin import Begin
 from agentrt.store.keys import LockKeys
@@ -188,6 +190,53 @@ async def test_a_lock_that_is_lost_when_nothing_leaves_any_more(redis_server: Re
     assert len(tried) == 1, "the model was not told, and called again"
     call = orjson.loads(finished.result)["output"][0]
     assert (call["type"], call["output"]) == ("mcp_call", "The tool failed with ConnectionResetError.")
+
+
+async def test_what_is_stopped_while_another_call_ends_is_not_forgotten(
+    redis_server: RedisServer, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An intent ran out in the moment in which the step's other call came back: the run stops, and whoever goes on with
+    it finds out what became of the call; nobody ends it without an outcome."""
+    steps: list[Effects] = []
+    settle = Effects.settle
+
+    def settling(effects: Effects, calls: Sequence[Call]) -> AsyncGenerator[list[Call], None]:
+        steps.append(effects)
+        return settle(effects, calls)
+
+    monkeypatch.setattr(Effects, "settle", settling)
+
+    @tool
+    async def pay() -> str:
+        """Pay."""
+        started.set()
+        await asyncio.sleep(60)
+        return "paid"
+
+    @tool(effect=Effect.IDEMPOTENT)
+    async def note() -> str:
+        """Note."""
+        await started.wait()
+        asyncio.get_running_loop().call_soon(steps[0].stop, StoreUnavailable("the intent could not be renewed"))
+        return "noted"
+
+    def answer(request: ModelRequest) -> Iterable[ModelEvent]:
+        if any(item.type == "mcp_call" for item in request.items):
+            yield TextDelta("done")
+            return
+        yield ToolCall("a", "note", "{}")
+        yield ToolCall("b", "pay", "{}")
+
+    started = asyncio.Event()
+    agent = Agent("a", model="test:m", tools=[note, pay])
+    async with running(redis_url, [agent], {"m": answer}, lease_ms=1000, lock_ttl_ms=1500) as one:
+        want = one.begin("a", "go")
+        with pytest.raises(StoreUnavailable, match="renewed"):
+            await one.admission.run(await one.enter(want))
+        with redis_server.client() as outside:
+            run_out(outside)
+        final = await ended(one, want)
+    assert [item["output"][:21] for item in final["output"][:2]] == ["noted", "The outcome of this c"]
 
 
 async def test_every_try_for_a_lock_has_a_token_of_its_own(redis_url: str) -> None:

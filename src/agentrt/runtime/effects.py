@@ -141,6 +141,8 @@ class Effects:
                     yield done
                 for call in done:
                     self._release(call)
+            if self._failure is not None:  # what it ended has no outcome: that is for the next owner to find out
+                raise self._failure
             if self._postponed is not None:
                 raise self._postponed
         finally:
