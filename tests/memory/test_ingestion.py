@@ -9,12 +9,12 @@ import orjson
 import pytest
 import redis as redis_py
 
-from agentrt.errors import ModelError
+from agentrt.errors import ModelError, ScriptError, StoreUnavailable
 from agentrt.models.base import ModelEvent, ModelRequest, ToolCall
 from agentrt.models.scripted import last_user_text
 from agentrt.runtime import ingestion, jobs
 from agentrt.runtime.people import Said
-from agentrt.store.keys import QueueKeys
+from agentrt.store.keys import QueueKeys, UserKeys
 from tests.memory.inside import USER, Tongue, idle, inside, stated, states, until
 
 SAID = "I live in Porto."
@@ -189,3 +189,29 @@ async def test_a_job_that_gets_on_uses_up_no_tries(redis_url: str, monkeypatch: 
         await idle(runtime)
         assert await runtime.services.jobs.buried() == []
         assert (await runtime.services.users.pending(USER))[1] == []
+
+
+@pytest.mark.parametrize("lasts", [True, False])
+async def test_a_job_that_redis_refuses_for_good_is_given_up(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, lasts: bool
+) -> None:
+    """Not one that met a Redis that was away: that is no try of the job's."""
+    monkeypatch.setattr(jobs, "_TRIES_MAX", 2)
+    monkeypatch.setattr(jobs, "backoff_s", lambda _: 0.01)
+    async with inside(redis_url, Tongue()) as runtime:
+        users, met = runtime.services.users, list[str]()
+        memories = users.memories
+
+        async def refused(user: UserKeys, start: int, end: int) -> list[tuple[int, bytes]]:
+            met.append(user.user)
+            if lasts:
+                raise ScriptError("Redis refused a command: WRONGTYPE")
+            if len(met) < 4:
+                raise StoreUnavailable("away")
+            return await memories(user, start, end)
+
+        users.memories = refused  # type: ignore[method-assign]
+        await runtime.surface.people.remember(USER, [Said("m1", "user", "text", 1)])
+        await idle(runtime)
+        assert [one.name for one in await runtime.services.jobs.buried()] == (["user/dev/u1/a"] if lasts else [])
+        assert len(met) == (2 if lasts else 4)

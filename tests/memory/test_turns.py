@@ -12,6 +12,7 @@ from agentrt.memory.summary import Summary
 from agentrt.models.base import ModelRequest
 from agentrt.models.scripted import texts
 from agentrt.runtime import recollections
+from agentrt.runtime.clock import wall_ms
 from agentrt.store.keys import SessionKeys, UserKeys, new_id
 from tests.memory.inside import Tongue, idle, inside, stated
 
@@ -127,3 +128,18 @@ async def test_a_pod_lets_go_of_users_that_do_not_come_back(redis_url: str, monk
         monkeypatch.setattr(recollections, "_IDLE_S", 0.0)
         await runtime.turn("a", "hi", user="u2")
         assert held.held == ["dev/u2"]
+
+
+async def test_what_has_ended_pushes_nothing_out_of_the_profile(redis_url: str) -> None:
+    """Seventy stays that are over, and two facts that stand: a turn is given those two."""
+    day_ms = 86_400_000
+    async with inside(redis_url, Tongue(), memory_jobs=0) as runtime:
+        people, user, now = runtime.surface.people, UserKeys("dev", "u1"), wall_ms()
+        await people.set(user, attribute="employer", value="Acme", at=now - 9 * day_ms)
+        await people.set(user, attribute="dentist", value="Dr Who", at=now - 9 * day_ms)
+        for number in range(70):
+            await people.set(user, attribute="stay", value=f"town {number}", at=now - day_ms, until=now - day_ms + 1)
+        block = await people.context(user, "hello there", now)
+        assert "Acme" in block.text and "Dr Who" in block.text
+        assert "town" not in block.text
+        assert (await runtime.services.users.head(user)).left == 0

@@ -27,6 +27,8 @@ HEALTHY: Series = {
     "agentrt_effects_in_doubt_oldest_seconds": "0x1600",
     "agentrt_queue_oldest_seconds": "1x1600",
     "agentrt_dead_letters": "0x1600",
+    "agentrt_memory_jobs_buried": "0x1600",
+    "agentrt_memory_jobs_late": "20x1600",
     "agentrt_identity_mismatches_total": "0x1600",
     "agentrt_ownership_lost_total": "0x1600",
     "agentrt_locks_lost_total": "0x1600",
@@ -119,6 +121,8 @@ CASES: dict[str, tuple[Series, Series]] = {
     ),
     "AgentrtQueueOld": ({"agentrt_queue_oldest_seconds": "61x1600"}, {"agentrt_queue_oldest_seconds": "59x1600"}),
     "AgentrtDeadLetters": ({"agentrt_dead_letters": "1x1600"}, {}),
+    "AgentrtMemoryJobsBuried": ({"agentrt_memory_jobs_buried": "1x1600"}, {}),
+    "AgentrtMemoryJobsLate": ({"agentrt_memory_jobs_late": "1001x1600"}, {"agentrt_memory_jobs_late": "999x1600"}),
     "AgentrtIdentityMismatch": (
         {"agentrt_identity_mismatches_total": "0x1590 0+1x10"},
         {"agentrt_identity_mismatches_total": "1x1600"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,23 @@ def test_the_pod_of_helm_test_asks_the_service_and_the_image_knows_its_command()
         if sources is not None:
             picked = [one["podSelector"]["matchLabels"] for one in sources if "podSelector" in one]
             assert any(matches(labels, test["metadata"]["labels"]) for labels in picked), "it is let in"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [
+        ("http://collector.monitoring:4318", 4318),
+        ("https://otlp.example.com/v1", 443),
+        ("http://[::1]", 80),
+        ("", None),
+    ],
+)
+def test_traces_may_leave_under_a_network_policy(endpoint: str, port: int | None) -> None:
+    def out(values: dict[str, Any]) -> Counter[int]:
+        (policy,) = of_kind(rendered({**LEAST, "networkPolicy": {"enabled": True}, **values}), "NetworkPolicy")
+        return Counter(one["port"] for rule in policy["spec"]["egress"] for one in rule["ports"])
+
+    assert out({"otel": {"endpoint": endpoint}}) - out({}) == Counter([port] if port else [])
 
 
 def test_no_secret_is_in_the_objects() -> None:

@@ -232,14 +232,17 @@ def _deny(no: Fact, denied: list[Fact]) -> None:
 
 
 def shown(
-    facts: Iterable[Fact], pinned: Callable[[Fact], bool], limit: int
+    facts: Iterable[Fact], pinned: Callable[[Fact], bool], limit: int, now_ms: int = 0
 ) -> list[tuple[str, str, str, str, bool, int, int | None, bool, int]]:
     """The facts that turns are given, as (id, subject, attribute, value, negative, seen, until, pinned, rank).
 
-    Pinned ones first, then what was set, then the newest.
+    Pinned ones first, then what was set, then the newest; what had ended at `now_ms` takes the place of nothing else.
     """
     active = [fact for fact in facts if fact.state == "active" and fact.sightings]
-    active.sort(key=lambda fact: (pinned(fact), fact.best.rank, fact.seen, fact.id), reverse=True)
+    active.sort(
+        key=lambda fact: (fact.state_at(now_ms) == "active", pinned(fact), fact.best.rank, fact.seen, fact.id),
+        reverse=True,
+    )
     return [
         (f.id, f.subject, f.attribute, f.value, f.negative, f.seen, f.until, pinned(f), f.best.rank)
         for f in active[:limit]

@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from agentrt.errors import AgentrtError, SchemaNewer, StoreError, UserGone
+from agentrt.errors import AgentrtError, SchemaNewer, StoreError, StoreUnavailable, UserGone
 from agentrt.runtime.clock import wall_ms
 from agentrt.store.jobs import Job, Jobs
 from agentrt.tasks import end
@@ -133,7 +133,7 @@ class JobWorker:
             log.info("job %s is put back for a newer pod: %s", job.kind, error)
             await self._jobs.again(job, _PERIOD_S, counts=False)
             return "put_back"
-        except StoreError as error:
+        except StoreUnavailable as error:  # whose reasons pass; what Redis refuses for good is a try like any other
             log.warning("job %s comes back: %s", job.kind, error)
             await self._jobs.again(job, backoff_s(job.tries), counts=False)
             return "retried"

@@ -10,6 +10,7 @@ import orjson
 from agentrt.agent import Agent
 from agentrt.errors import StoreUnavailable, UserGone
 from agentrt.memory.facts import SAFETY, Fact, settle, shown
+from agentrt.runtime.clock import wall_ms
 from agentrt.store.keys import UserKeys, new_id
 from agentrt.store.users import Users
 
@@ -86,13 +87,13 @@ class Ledger:
         def is_pinned(fact: Fact) -> bool:
             return fact.pinned or fact.attribute in SAFETY or fact.attribute in self.pinned
 
-        limit = _PROFILE_FACTS
-        holding = sum(fact.state == "active" and bool(fact.sightings) for fact in facts.values())
+        limit, now_ms = _PROFILE_FACTS, wall_ms()
+        holding = sum(bool(fact.sightings) and fact.state_at(now_ms) == "active" for fact in facts.values())
         while True:
-            chosen = shown(facts.values(), is_pinned, limit)
+            chosen = shown(facts.values(), is_pinned, limit, now_ms)
             raw = orjson.dumps(chosen) if chosen else b""
             if len(raw) <= _PROFILE_BYTES or limit == 1:
-                return raw, holding - len(chosen)
+                return raw, max(0, holding - len(chosen))
             limit //= 2
 
 
