@@ -89,7 +89,11 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            app.state.surface = await build(stack, blueprint)
+            try:
+                app.state.surface = await build(stack, blueprint)
+            except AgentrtError as error:
+                app.state.refused = error
+                raise
             yield
 
     app = Starlette(
@@ -148,7 +152,7 @@ class PodApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, self._plainly(send))
             return
 
         answered = False
@@ -171,6 +175,17 @@ class PodApp:
             # Starlette raises what it has answered with a 500, and the server would close the connection for that: of
             # a load balancer, with a neighbour's request on it.
             log.exception("%s %s", scope["method"], scope["path"])
+
+    def _plainly(self, send: Send) -> Send:
+        """What is wrong with the settings is told in a line; a trace leads nowhere there."""
+
+        async def told(message: Message) -> None:
+            refused = getattr(self.app.state, "refused", None)
+            if message["type"] == "lifespan.startup.failed" and refused is not None:
+                message = {**message, "message": f"this pod cannot start: {refused}"}
+            await send(message)
+
+        return told
 
     def begin_drain(self) -> None:
         """Say that this pod goes away: unready, and nothing is taken from the queue; requests are served as before."""

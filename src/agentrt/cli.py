@@ -54,7 +54,7 @@ def _settings_help() -> str:
 def _load(target: str) -> Any:
     """What stands at `MODULE:ATTR`. Raises `SettingsError` that says what is wrong."""
     module_name, _, attribute = target.partition(":")
-    if not attribute:
+    if not attribute or not all(part.isidentifier() for part in module_name.split(".")):
         raise SettingsError(f"{target!r} is not of the form MODULE:ATTR")
     sys.path.insert(0, str(Path.cwd()))
     try:

@@ -89,6 +89,18 @@ def test_the_trace_of_the_client_goes_on_and_content_comes_when_asked_for(redis_
     assert SECRET in named("execute_tool", receiver.spans)[0].attributes["gen_ai.tool.call.arguments"]
 
 
+def test_a_chat_is_a_trace_too(redis_url: str, tmp_path: Path) -> None:
+    trace, parent = "1bf7651916cd43dd8448eb211c80319d", "c7ad6b7169203332"
+    with Receiver() as receiver, Pod(redis_url, name="chatting", env=env(receiver, tmp_path)) as pod:
+        body = {"model": "support", "messages": [{"role": "user", "content": "hello"}]}
+        headers = {**HEADERS, "traceparent": f"00-{trace}-{parent}-01"}
+        httpx2.post(f"{pod.url}/v1/chat/completions", json=body, headers=headers, timeout=30).raise_for_status()
+        (attempt,) = receiver.until(lambda spans: named("invoke_agent", spans))
+        (arrival,) = receiver.until(lambda spans: named("arrival", spans))
+    assert (arrival.trace, arrival.parent) == (trace, parent)
+    assert (attempt.trace, attempt.parent) == (trace, arrival.id)
+
+
 def test_a_receiver_that_is_away_costs_no_turn(redis_url: str, tmp_path: Path) -> None:
     with Receiver() as receiver:
         given = env(receiver, tmp_path)

@@ -59,9 +59,12 @@ def create(tenant: str, scopes: tuple[str, ...], operator: bool, path: Path | No
     else:
         if scopes:
             raise click.UsageError("a file of keys knows no scopes but --operator")
-        broken = path.exists() and path.read_bytes()[-1:] not in {b"", b"\n"}
-        with path.open("a", encoding="utf-8") as file:
-            file.write(("\n" if broken else "") + line_of(identifier, record) + "\n")
+        try:
+            broken = path.exists() and path.read_bytes()[-1:] not in {b"", b"\n"}
+            with path.open("a", encoding="utf-8") as file:
+                file.write(("\n" if broken else "") + line_of(identifier, record) + "\n")
+        except OSError as error:
+            raise click.ClickException(f"{path} cannot be written: {error.strerror}") from error
     click.echo(key)
 
 

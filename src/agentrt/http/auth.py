@@ -72,7 +72,13 @@ def line_of(identifier: str, record: KeyRecord) -> str:
 def read_keys(path: str) -> dict[str, KeyRecord]:
     """The keys of a file, by id. Raises `SettingsError` that names the line."""
     keys: dict[str, KeyRecord] = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise SettingsError(f"AGENTRT_API_KEYS_FILE: {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise SettingsError(f"AGENTRT_API_KEYS_FILE: {path} is not UTF-8") from None
+    for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
         try:

@@ -37,7 +37,8 @@ async def create(request: HttpRequest) -> ASGIApp:
     messages = Messages.read(body.get("messages"))
     inputs = check_items(messages.items, to.bounds, "messages", messages.names)
     streamed, usage = _stream(body)
-    asked = Request(agent.name, int(time.time()), options, user=user, chat=True)
+    trace = to.services.tracing.arrival(agent.name, request.headers)
+    asked = Request(agent.name, int(time.time()), options, user=user, chat=True, trace=trace)
     begin = new_begin(request, body, principal, asked, agent, inputs)
     place = await to.admission.enter(begin)
     if place.owned is not None and place.owned.record is None:
