@@ -13,6 +13,7 @@ from agentrt.records import SCHEMA_VERSION, Item, check_version, upcast
 from agentrt.store.connection import Redis, Unit
 from agentrt.store.keys import SessionKeys
 from agentrt.store.ownership import StoreConfig, unexpected
+from agentrt.store.removal import left_runs, remove_left
 from agentrt.store.upgrade import upgrade
 
 __all__ = ["Appended", "Conversations", "Header", "StoredRun"]
@@ -181,6 +182,8 @@ class Conversations:
     async def delete(self, keys: SessionKeys) -> bool:
         """Remove a session and all that its runs left. Whatever still runs is refused from here on.
 
+        Where this stops half-way, asking again ends it, and so does whoever begins the session anew. True also for
+        one of which only runs were left.
         Raises `SchemaNewer`.
         """
         unit = Unit(keys.tag).call(
@@ -190,18 +193,12 @@ class Conversations:
         if reply[0] == b"newer":
             raise unexpected(reply, f"delete {keys.id}")
         existed, *runs = reply
-        for start in range(0, len(runs), 200):
-            unit = Unit(keys.tag)
-            for run_id in runs[start : start + 200]:
-                run = keys.run(run_id.decode())
-                unit.command("UNLINK", run.hash, run.effects, run.events)
-            await self._redis.execute(unit)
+        await remove_left(self._redis, keys, [run.decode() for run in runs])
         return bool(existed == b"1")
 
     async def runs(self, keys: SessionKeys) -> list[str]:
-        """The ids of a session's runs, the oldest first."""
-        raw: list[bytes] = (await self._redis.execute(Unit(keys.tag).command("LRANGE", keys.runs, 0, -1)))[0]
-        return [one.decode() for one in raw]
+        """The ids of a session's runs, the oldest first; also of those that a deletion has not come to."""
+        return await left_runs(self._redis, keys)
 
     async def effects(self, keys: SessionKeys, runs: Sequence[str]) -> list[str]:
         """`tenant/session/run/effect key` of every effect that these runs planned."""

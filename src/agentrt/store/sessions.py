@@ -36,6 +36,7 @@ from agentrt.store.ownership import (
     decode_window,
     unexpected,
 )
+from agentrt.store.removal import left_runs, remove_left
 from agentrt.store.upgrade import upgrade
 
 __all__ = ["Commit", "Sessions"]
@@ -127,6 +128,9 @@ class Sessions:
         if reply[0] == b"older":
             await upgrade(self._redis, keys, config.writes.version)
             return await self.begin(want, behind)
+        if reply[0] == b"left":
+            await remove_left(self._redis, keys, await left_runs(self._redis, keys))
+            return await self.begin(want, behind)
         return self._refused(reply, keys)
 
     def _refused(self, reply: list[Any], keys: SessionKeys) -> Begun:
@@ -185,6 +189,7 @@ class Sessions:
             self._claim,
             (keys.hash, run.hash, run.effects, keys.items),
             known=SCHEMA_VERSION,
+            session_id=keys.id,
             run_id=run_id,
             old_token=owner.token,
             token=token,
