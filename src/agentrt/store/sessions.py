@@ -278,7 +278,8 @@ class Sessions:
         return int(reply[1])
 
     async def steer(self, want: Begin, live: str) -> Steered | Conflict | None:
-        """Give the live run one more message. None: it has ended by now, or has as many as may wait for its next step.
+        """Give the live run one more message. None: it has ended by now, or has as many as may wait for its next step,
+        or as much: 1 MiB.
 
         Sending it again is harmless under a key, and while the run lives.
         """
