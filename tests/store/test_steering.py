@@ -19,3 +19,15 @@ async def test_as_much_waits_for_a_step_as_one_script_may_handle(store: Store) -
     assert await steer(700 * 1024) is None
     assert await steer(1024) == Steered(live.run)
     assert await steer(2 * 1024 * 1024) is None
+
+
+async def test_sent_again_when_its_run_has_ended(store: Store) -> None:
+    """Its reply was lost, and the run took it in and ended before it came again: it happens once. Another does not."""
+    live = message(new_session())
+    owned = await store.own(live)
+    want = message(live.session, create=False, policy="steer", input=b'[{"x":1}]')
+    assert await store.sessions.steer(want, live.run) == Steered(live.run)
+    assert len(await store.sessions.steers(owned)) == 1
+    assert await store.sessions.commit(owned, ending(b'{"id":"1"}', steered=1)) == 1
+    assert await store.sessions.steer(want, live.run) == Steered(live.run)
+    assert await store.sessions.steer(message(live.session, create=False), live.run) is None

@@ -281,7 +281,7 @@ class Sessions:
         """Give the live run one more message. None: it has ended by now, or has as many as may wait for its next step,
         or as much: 1 MiB.
 
-        Sending it again is harmless under a key, and while the run lives.
+        Sending it again is harmless under a key, and until another run than `live` has ended.
         """
         keys, run = want.session, want.session.run(want.run)
         unit = Unit(keys.tag).call(

@@ -12,7 +12,7 @@
 -- As much may wait for a step together: the field is read whole with each message, and by commit.
 local BYTES_MAX = 1048576
 
-local s = redis.call('HMGET', session, 'owner', 'pod', 'run', 'run_fp', 'steers', 'v')
+local s = redis.call('HMGET', session, 'owner', 'pod', 'run', 'run_fp', 'steers', 'v', 'last_run', 'last_fp')
 local odd = s[6] and strange(s[6], known)
 if odd then return odd end
 if by_key == '1' then
@@ -20,6 +20,8 @@ if by_key == '1' then
   if known[1] and known[2] ~= fp then return {'conflict'} end
   if known[1] then return {'steered', known[1], s[1] or '', s[2] or ''} end
 end
+-- Without one by what it says: it went into that run, which has ended since.
+if by_key == '0' and s[7] == live and is_of(s[8], fp) then return {'steered', live, s[1] or '', s[2] or ''} end
 if s[3] ~= live or not s[1] or s[1] == '' then return {'gone'} end
 if by_key == '0' and is_of(s[4], fp) then return {'steered', live, s[1], s[2]} end
 if #(s[5] or '') + #input > BYTES_MAX then return {'full'} end
