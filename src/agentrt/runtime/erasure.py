@@ -108,6 +108,8 @@ class Erasure:
                 if header is None:
                     if await services.conversations.runs(keys):  # whoever deleted it came no further
                         await self._remove(keys, 0, gone)
+                    else:
+                        await services.conversations.delete(keys)  # what a copy to it may have left
                 elif header.user == user.user:
                     if header.created_ms > erased_at:
                         continue  # of the new life

@@ -8,9 +8,10 @@ from typing import Any
 
 import orjson
 
-from agentrt.errors import ForeignState
+from agentrt.errors import ForeignState, StoreUnavailable
 from agentrt.records import SCHEMA_VERSION, Item, check_version, upcast
 from agentrt.store.connection import Redis, Unit
+from agentrt.store.copying import portions, write_portion
 from agentrt.store.keys import SessionKeys
 from agentrt.store.ownership import StoreConfig, unexpected
 from agentrt.store.removal import left_runs, remove_left
@@ -71,8 +72,12 @@ class Conversations:
         user: str = "",
         head: str = "",
         metadata: bytes = b"{}",
+        at: int = 0,
     ) -> int | None:
-        """Begin a session; returns its creation time in ms, None where the id is taken by another creation."""
+        """Begin a session; returns its creation time in ms, None where the id is taken by another creation.
+
+        `at`: so many items are there already, see `copy`.
+        """
         unit = Unit(keys.tag).call(
             self._redis.scripts["create"],
             (keys.hash, keys.items),
@@ -84,9 +89,28 @@ class Conversations:
             head=head,
             metadata=metadata,
             ttl=self._ttl,
+            at=at,
         )
         reply = (await self._redis.execute(unit))[0]
+        if reply[0] == b"moved":
+            raise StoreUnavailable(f"session {keys.id}: {reply[1]} of {at} copied items are there", "busy")
         return int(reply[1]) if reply[0] == b"ok" else None
+
+    async def copy(self, source: SessionKeys, count: int, to: SessionKeys, *, op: str, user: str, head: str) -> bool:
+        """Begin session `to` with the first `count` items of `source`; False where those are gone by now.
+
+        Sent again under the same `op`, also by another pod at once, it is one session.
+        """
+        at, last = 0, list[bytes]()
+        async for portion in portions(self._redis, source, count):
+            if last:
+                await write_portion(self._redis, to, at, last)
+                at += len(last)
+            last = portion
+        if at + len(last) != count:
+            return False
+        await self.create(to, op=op, lines=last, user=user, head=head, at=at)
+        return True
 
     async def header(self, keys: SessionKeys, *, alone: bool = False) -> Header | None:
         """The session's header, upcast where it is older; None where there is no such session.
