@@ -9,9 +9,12 @@ import pytest
 import redis as redis_py
 
 from agentrt.errors import StoreUnavailable
+from agentrt.records import SCHEMA_VERSION
 from agentrt.runtime import erasure
 from agentrt.runtime.erasure import verify
-from agentrt.store.keys import QueueKeys, SessionKeys, UserKeys
+from agentrt.store.connection import Unit
+from agentrt.store.keys import QueueKeys, SessionKeys, UserKeys, new_id
+from tests.harness.redis_server import RedisServer
 from tests.memory.adapter import SECRET, Adapter, stands
 from tests.memory.inside import USER, Tongue, idle, inside, stated, until
 
@@ -106,6 +109,25 @@ def test_nothing_is_left_of_a_user(fresh: Adapter) -> None:
     assert [one["value"] for one in adapter.facts("t1", "u2")] == ["green"]
     with adapter.redis.client() as client:
         client.config_set("appendonly", "no")
+
+
+async def test_a_pod_that_dies_within_a_deletion(redis_server: RedisServer, redis_url: str) -> None:
+    """The session's header is gone, its runs are there yet: whoever goes on with the erasure removes them."""
+    async with inside(redis_url, Tongue()) as runtime:
+        want, _ = await runtime.turn("a", f"{CANARY} is what I say.", user="u1")
+        await idle(runtime)
+        services, keys = runtime.services, want.session
+        redis = services.sessions._redis
+        await services.users.erase(USER, new_id(), 60)
+        await services.jobs.enter("dev", "erase/dev/u1")
+        unit = Unit(keys.tag)
+        unit.call(redis.scripts["delete"], (keys.hash, keys.items, keys.runs), known=SCHEMA_VERSION)
+        await redis.execute(unit)
+        runtime.surface.worker.wake()
+        await idle(runtime)
+        assert not await services.users.sessions(USER)
+    with redis_server.client() as client:
+        assert list(client.scan_iter(match=b"agentrt:{%b}*" % keys.tag)) == []
 
 
 async def test_copies_in_other_pods_go_too(redis_url: str) -> None:

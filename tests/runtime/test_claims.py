@@ -14,6 +14,7 @@ from prometheus_client import generate_latest
 from agentrt.agent import Agent
 from agentrt.errors import StoreUnavailable
 from agentrt.models.base import ModelEvent, ModelRequest, TextDelta
+from agentrt.runtime.claims import Claims
 from agentrt.store.begin import Waiting
 from agentrt.store.keys import QueueKeys, SessionKeys, lease_member, new_id
 from agentrt.store.queue import Urgency
@@ -195,6 +196,22 @@ async def test_a_cancel_that_nobody_heard(redis_url: str, outside: redis_py.Redi
         assert await runtime.services.conversations.cancel(want.session, want.run, b"{}") == "asked"
         async with running(redis_url, [HANGING], {"hang": model.answer}, pod="other"):
             await until(lambda: field(outside, want, "status") == "cancelled")
+
+
+async def test_many_who_look_at_once_after_a_silent_pod(redis_url: str) -> None:
+    """A hundred followers of one dead pod, whose looks overlap: it is noticed, as by one of them alone."""
+    async with running(redis_url, [ECHO]) as runtime:
+        claims = Claims(runtime.services, runtime.surface.runs)
+        noticed = asyncio.Event()
+
+        async def follower() -> None:
+            while not noticed.is_set():
+                if await claims._vanished("dead"):
+                    noticed.set()
+                await asyncio.sleep(0.02)
+
+        async with asyncio.timeout(15):
+            await asyncio.gather(*(follower() for _ in range(100)))
 
 
 @pytest.mark.timeout(60)

@@ -18,6 +18,7 @@ from agentrt.store.access import Access, KeyRecord, Quota, Quotas
 from agentrt.store.address import Server
 from agentrt.store.begin import Ended, Joined, Steered, Waiting
 from agentrt.store.connection import Redis, Unit
+from agentrt.store.copying import write_portion
 from agentrt.store.doubts import Place, Resolution
 from agentrt.store.jobs import Jobs
 from agentrt.store.journal import Batch, Planned
@@ -136,7 +137,8 @@ def watch(masters: list[redis_py.Redis], scripts: dict[str, Script]) -> list[Wat
 async def converse(store: Store, session: SessionKeys, client: redis_py.Redis) -> None:
     """Every script of the store at least once, on one session."""
     conversations, journal, leases = store.conversations, store.journal, store.leases
-    assert await conversations.create(session, op=new_id(), lines=(b'{"id":"0"}',)) is not None
+    await write_portion(store.redis, session, 0, [b'{"id":"0"}'])
+    assert await conversations.create(session, op=new_id(), at=1) is not None
     assert await conversations.update(session, b'{"topic":"billing"}')
     item = Item(b'{"id":"1"}')
     assert (await conversations.append(session, new_id(), 1, [item])).outcome == "ok"

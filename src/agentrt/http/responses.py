@@ -85,10 +85,11 @@ async def _fork(to: Surface, message: Message) -> Begin:
     if status.decode() not in TERMINAL:
         raise Locked(begin.parent)
     forked = SessionKeys(begin.session.tenant, derive_id(begin.session.tenant, begin.run, "fork"))
-    lines = await services.sessions.history(begin.session, first + count)
     if user:  # before it is there: what is not in the user's index would outlive an erasure
         await services.recollections.greet(forked, user).head()
-    await services.conversations.create(forked, op=begin.run, lines=lines, user=user, head=begin.parent)
+    copied = services.conversations.copy
+    if not await copied(begin.session, first + count, forked, op=begin.run, user=user, head=begin.parent):
+        raise no_previous(message.request.previous)
     return replace(begin, session=forked, user=user)
 
 

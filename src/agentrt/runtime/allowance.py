@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 
 from agentrt.errors import AgentrtError, StoreError, StoreUnavailable
@@ -128,7 +127,8 @@ class Allowance:
             return
         self._working[tenant, _member(session, run)] = None
         if again:
-            self._tasks.append(asyncio.get_running_loop().create_task(self._hold(tenant, [_member(session, run)])))
+            held = self._hold(tenant, [_member(session, run)], again=True)
+            self._tasks.append(asyncio.get_running_loop().create_task(held))
             self._tasks = [task for task in self._tasks if not task.done()]
 
     def rest(self, tenant: str, session: str, run: str, tokens: int | None) -> None:
@@ -156,15 +156,19 @@ class Allowance:
     async def _keep_holding(self) -> None:
         while True:
             await asyncio.sleep(_HOLD_S)
-            by_tenant: dict[str, list[str]] = defaultdict(list)
-            for tenant, member in self._working:
-                by_tenant[tenant].append(member)
-            for tenant, members in by_tenant.items():
-                await self._hold(tenant, members)
+            await self._hold_all()
 
-    async def _hold(self, tenant: str, members: list[str]) -> None:
+    async def _hold_all(self) -> None:
+        for tenant in dict.fromkeys(tenant for tenant, _ in self._working):
+            # Looked up now, not before the first tenant's: a run that ended meanwhile counts no longer.
+            await self._hold(tenant, [member for whose, member in self._working if whose == tenant])
+
+    async def _hold(self, tenant: str, members: list[str], *, again: bool = False) -> None:
+        members = [member for member in members if (tenant, member) in self._working]
+        if not members:
+            return  # ended before this was sent
         try:
-            await self.quotas.hold(tenant, members)
+            await self.quotas.hold(tenant, members, again=again)
         except StoreError as error:
             log.debug("runs in flight not held: %s", error)
 

@@ -140,14 +140,16 @@ class Claims:
 
     async def _vanished(self, pod: str) -> bool:
         """Whether a pod has not been listening for a while. It may live all the same: then its fence stops it."""
-        now = time.monotonic()
-        since, looked = self._silent.pop(pod, (now, now))
+        asked = time.monotonic()
         if pod == self._services.config.pod or await self._services.notices.listening(pod):
+            self._silent.pop(pod, None)
             return False
-        if now - looked > _LOOK_AGAIN_S:
-            since = now  # nobody looked for a while: what was seen then says nothing about the time between
-        self._silent[pod] = (since, now)
-        return now - since >= _SILENCE_S
+        # Read behind the look, with none in between: many look at once, and all must count from the first of them.
+        since, looked = self._silent.get(pod, (asked, asked))
+        if asked - looked > _LOOK_AGAIN_S:
+            since = asked  # nobody looked for a while: what was seen then says nothing about the time between
+        self._silent[pod] = (min(since, asked), max(looked, asked))
+        return asked - since >= _SILENCE_S
 
     def _count(self, outcome: str) -> None:
         self._services.telemetry.claims.labels(outcome).inc()

@@ -129,7 +129,12 @@ class Erasure:
             for session in await services.users.sessions(user):
                 keys = SessionKeys(user.tenant, session)
                 header = await services.conversations.header(keys, alone=True)
-                if header is not None and header.user == user.user:
+                if header is None:
+                    if await services.conversations.runs(keys):  # whoever deleted it came no further
+                        await self._remove(keys, 0, gone)
+                    else:
+                        await services.conversations.delete(keys)  # what a copy to it may have left
+                elif header.user == user.user:
                     if header.created_ms > erased_at:
                         continue  # of the new life
                     await self._remove(keys, header.seq, gone)

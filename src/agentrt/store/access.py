@@ -153,11 +153,11 @@ class Quotas:
         left = (Left(kind, limit, max(0, limit - used), reset) for kind, limit, used, reset in all_ if limit)
         return Verdict(outcome.decode(), left=tuple(left))
 
-    async def hold(self, tenant: str, members: Sequence[str]) -> None:
-        """Let runs that are worked on go on counting, for ten minutes from now."""
-        keys = QuotaKeys(tenant)
-        script = self._redis.scripts["quota_hold"]
-        await self._redis.execute(Unit(keys.slot).call(script, (keys.runs,), members, hold_ms=self._HOLD_MS))
+    async def hold(self, tenant: str, members: Sequence[str], *, again: bool = False) -> None:
+        """Let runs that are worked on go on counting, for ten minutes from now. `again`: also where they had ceased."""
+        keys, script = QuotaKeys(tenant), self._redis.scripts["quota_hold"]
+        unit = Unit(keys.slot).call(script, (keys.runs,), members, hold_ms=self._HOLD_MS, again=int(again))
+        await self._redis.execute(unit)
 
     def leave(self, tenant: str, member: str, *, tokens: int = 0, undo: bool = False) -> None:
         """A run counts no longer; not waited for. If it gets lost the run counts for ten minutes more."""

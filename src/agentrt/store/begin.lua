@@ -9,6 +9,7 @@
 --         {'steered', run id}                 the message was given to that run
 --         {'blocked', run id, effect key}     an effect in doubt holds up the session until it is resolved
 --         {'conflict'} same id, other body    {'missing'} no such session      {'fork'} the parent is not the tail
+--         {'left'} this id's session was deleted, and not all of its runs yet: remove them, and come again
 --         {'newer', v} {'older', v} bring it up first          {'foreign'} the key holds another tenant's state
 -- known: the newest schema version that this pod knows; writes: the one that new sessions get, and idle ones are brought to
 -- acknowledged: '1' where replicas are waited for, which counts what this connection writes: so something is written
@@ -34,6 +35,7 @@ if sv then
 end
 if sv and s[2] ~= tenant then return {'foreign'} end
 if not sv and create ~= '1' then return {'missing'} end
+if not sv and redis.call('EXISTS', runs) == 1 then return {'left'} end
 if s[14] and alone ~= '1' then return {'missing'} end  -- of one run: no other message can name it
 
 if sv and acknowledged == '1' then redis.call('HSET', session, 'v', sv) end

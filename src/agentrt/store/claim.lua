@@ -1,12 +1,13 @@
 -- claim: displace the owner of a run whose lease has run out; the only script that does
 -- KEYS session run effects items
--- ARGV known run_id old_token token pod early
+-- ARGV known session_id run_id old_token token pod early
 -- early: '1' before the lease has run out, because the owner's pod seems gone; refused while an intent is open
 -- returns 'fence|first|attempt|user|doubts|approvals|metadata' to the new owner | {'lost'} idle again, or at another run
 --         {'lost', owner's token, its pod} it has another owner
 --         {'waiting', live run, its owner's token, its pod} the run waits in line: it is not its turn yet; or it is
 --         another one that was begun under this token
---         {'intents'} too early | {'missing'} | {'newer', v} | {'older', v}
+--         {'intents'} too early | {'missing'} session or run are gone: a session without its run is free again
+--         {'newer', v} | {'older', v}
 -- Compare and set on the owner's token: of many claimants one wins; the winner's second sending is answered alike.
 -- INCLUDE versions.lua
 -- INCLUDE ownership.lua
@@ -34,6 +35,12 @@ local function reply(fence, tries)
 end
 if s[2] == token then return reply(s[3], attempt) end
 if s[2] ~= old_token then return {'lost', s[2] or '', redis.call('HGET', session, 'pod') or ''} end
+if redis.call('EXISTS', run) == 0 then  -- nothing to go on with, for anybody
+  redis.call('HDEL', session, 'steers')
+  local line = redis.call('HGET', session, 'waiters')
+  grant(session, session_id, s[3], blocker(s[8]) and {} or read_waiters(line), now_ms())
+  return {'missing'}
+end
 
 if early == '1' then
   for _, field in ipairs(redis.call('HKEYS', effects)) do

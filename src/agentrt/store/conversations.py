@@ -8,11 +8,13 @@ from typing import Any
 
 import orjson
 
-from agentrt.errors import ForeignState
+from agentrt.errors import ForeignState, StoreUnavailable
 from agentrt.records import SCHEMA_VERSION, Item, check_version, upcast
 from agentrt.store.connection import Redis, Unit
+from agentrt.store.copying import portions, write_portion
 from agentrt.store.keys import SessionKeys
 from agentrt.store.ownership import StoreConfig, unexpected
+from agentrt.store.removal import left_runs, remove_left
 from agentrt.store.upgrade import upgrade
 
 __all__ = ["Appended", "Conversations", "Header", "StoredRun"]
@@ -78,8 +80,12 @@ class Conversations:
         user: str = "",
         head: str = "",
         metadata: bytes = b"{}",
+        at: int = 0,
     ) -> int | None:
-        """Begin a session; returns its creation time in ms, None where the id is taken by another creation."""
+        """Begin a session; returns its creation time in ms, None where the id is taken by another creation.
+
+        `at`: so many items are there already, see `copy`.
+        """
         unit = Unit(keys.tag).call(
             self._redis.scripts["create"],
             (keys.hash, keys.items),
@@ -91,9 +97,28 @@ class Conversations:
             head=head,
             metadata=metadata,
             ttl=self._ttl,
+            at=at,
         )
         reply = (await self._redis.execute(unit))[0]
+        if reply[0] == b"moved":
+            raise StoreUnavailable(f"session {keys.id}: {reply[1]} of {at} copied items are there", "busy")
         return int(reply[1]) if reply[0] == b"ok" else None
+
+    async def copy(self, source: SessionKeys, count: int, to: SessionKeys, *, op: str, user: str, head: str) -> bool:
+        """Begin session `to` with the first `count` items of `source`; False where those are gone by now.
+
+        Sent again under the same `op`, also by another pod at once, it is one session.
+        """
+        at, last = 0, list[bytes]()
+        async for portion in portions(self._redis, source, count):
+            if last:
+                await write_portion(self._redis, to, at, last)
+                at += len(last)
+            last = portion
+        if at + len(last) != count:
+            return False
+        await self.create(to, op=op, lines=last, user=user, head=head, at=at)
+        return True
 
     async def header(self, keys: SessionKeys, *, alone: bool = False) -> Header | None:
         """The session's header, upcast where it is older; None where there is no such session.
@@ -191,6 +216,8 @@ class Conversations:
     async def delete(self, keys: SessionKeys) -> bool:
         """Remove a session and all that its runs left. Whatever still runs is refused from here on.
 
+        Where this stops half-way, asking again ends it, and so does whoever begins the session anew. True also for
+        one of which only runs were left.
         Raises `SchemaNewer`.
         """
         unit = Unit(keys.tag).call(
@@ -200,18 +227,12 @@ class Conversations:
         if reply[0] == b"newer":
             raise unexpected(reply, f"delete {keys.id}")
         existed, *runs = reply
-        for start in range(0, len(runs), 200):
-            unit = Unit(keys.tag)
-            for run_id in runs[start : start + 200]:
-                run = keys.run(run_id.decode())
-                unit.command("UNLINK", run.hash, run.effects, run.events)
-            await self._redis.execute(unit)
+        await remove_left(self._redis, keys, [run.decode() for run in runs])
         return bool(existed == b"1")
 
     async def runs(self, keys: SessionKeys) -> list[str]:
-        """The ids of a session's runs, the oldest first."""
-        raw: list[bytes] = (await self._redis.execute(Unit(keys.tag).command("LRANGE", keys.runs, 0, -1)))[0]
-        return [one.decode() for one in raw]
+        """The ids of a session's runs, the oldest first; also of those that a deletion has not come to."""
+        return await left_runs(self._redis, keys)
 
     async def effects(self, keys: SessionKeys, runs: Sequence[str]) -> list[str]:
         """`tenant/session/run/effect key` of every effect that these runs planned."""

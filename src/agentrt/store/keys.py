@@ -31,8 +31,9 @@ a session that is for one run only (chat completions, `store: false`) for `AGENT
       notes        JSON [[text before, after the number], ...]: items for the next run to take in  resolve begin
       approvals    JSON [[id of the request, run, effect key], ...] for the next input to answer    commit begin
   agentrt:{t/s}:items           LIST   history, append only; index = item number; an empty string where an item was
-                                       deleted or never finished; complete turns only       commit append create
-  agentrt:{t/s}:runs            LIST   ids of the session's runs, for deletion and the operator           begin
+                                       deleted or never finished; complete turns only  commit append create copy
+  agentrt:{t/s}:runs            LIST   ids of the session's runs, for deletion and the operator: it outlives the
+                                       session by as long as a deletion takes      begin steer delete_left
   agentrt:{t/s}:run:{id}        HASH   one run; also its idempotency record. TTL from commit on: the session's, and
                                        at least 24 h                               begin plan record commit cancel
       status       waiting | running | completed | failed | incomplete | cancelled

@@ -36,6 +36,7 @@ from agentrt.store.ownership import (
     decode_window,
     unexpected,
 )
+from agentrt.store.removal import left_runs, remove_left
 from agentrt.store.upgrade import upgrade
 
 __all__ = ["Commit", "Sessions"]
@@ -128,6 +129,9 @@ class Sessions:
         if reply[0] == b"older":
             await upgrade(self._redis, keys, config.writes.version)
             return await self.begin(want, behind)
+        if reply[0] == b"left":
+            await remove_left(self._redis, keys, await left_runs(self._redis, keys))
+            return await self.begin(want, behind)
         return self._refused(reply, keys)
 
     def _refused(self, reply: list[Any], keys: SessionKeys) -> Begun:
@@ -187,6 +191,7 @@ class Sessions:
             self._claim,
             (keys.hash, run.hash, run.effects, keys.items),
             known=SCHEMA_VERSION,
+            session_id=keys.id,
             run_id=run_id,
             old_token=owner.token,
             token=token,
@@ -277,9 +282,10 @@ class Sessions:
         return int(reply[1])
 
     async def steer(self, want: Begin, live: str) -> Steered | Conflict | None:
-        """Give the live run one more message. None: it has ended by now, or has as many as may wait for its next step.
+        """Give the live run one more message. None: it has ended by now, or has as many as may wait for its next step,
+        or as much: 1 MiB.
 
-        Sending it again is harmless under a key, and while the run lives.
+        Sending it again is harmless under a key, and until another run than `live` has ended.
         """
         keys, run = want.session, want.session.run(want.run)
         unit = Unit(keys.tag).call(
