@@ -100,11 +100,11 @@ class Store:
         return outcome
 
     async def claim(self, owned: Owned, token: str | None = None, *, early: bool = False) -> Owned | None:
-        """Displace `owned`."""
+        """Displace `owned`; None where there is another owner by now, or nobody to displace."""
         owner = Owner(owned.run.id, owned.token, "pod-of-the-dead")
         outcome = await self.sessions.claim(owned.session, owner, token or new_id(), early=early)
         assert not isinstance(outcome, Waiting)
-        return outcome
+        return outcome if isinstance(outcome, Owned) else None
 
     async def reason(self) -> str:
         """Why a begin is refused by Redis, as `StoreUnavailable` has it."""

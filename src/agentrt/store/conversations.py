@@ -279,8 +279,11 @@ class Conversations:
         """Forget an ended run: `ok`, `missing`, `running`, or `in_doubt`, where its journal is still needed."""
         run = keys.run(run_id)
         where = (keys.hash, run.hash, run.effects, run.events)
-        unit = Unit(keys.tag).call(self._redis.scripts["delete_run"], where, run_id=run_id)
-        return str((await self._redis.execute(unit))[0][0].decode())
+        unit = Unit(keys.tag).call(self._redis.scripts["delete_run"], where, known=SCHEMA_VERSION, run_id=run_id)
+        reply = (await self._redis.execute(unit))[0]
+        if reply[0] in {b"newer", b"older"}:
+            raise unexpected(reply, f"delete {run_id}")
+        return str(reply[0].decode())
 
     async def cancel(self, keys: SessionKeys, run_id: str, result: bytes, mode: str = "1") -> str:
         """Ask for the end of a run: `asked`, `cancelled` (it was waiting), `missing`, or the status it ended with.
