@@ -12,7 +12,7 @@ import pytest
 
 from agentrt.agent import Agent, Effect, ToolContext
 from agentrt.models.base import ModelEvent, ModelRequest, TextDelta, ToolCall
-from agentrt.runtime.admission import InDoubt, Place
+from agentrt.runtime.admission import InDoubt, Overloaded, Place
 from agentrt.runtime.calls import IN_DOUBT_TEXT, Call, next_move
 from agentrt.runtime.resolution import continuation, report, resolve
 from agentrt.runtime.turn import TurnEnd
@@ -133,6 +133,32 @@ async def test_block(redis_server: RedisServer, redis_url: str, body: Body) -> N
         again = continuation(doubted)
         assert again is not None
         assert again.run == begin.run, "however often it is resolved, one run goes on"
+
+
+async def test_what_goes_on_is_not_refused(redis_url: str) -> None:
+    """It was told to the operator, and nobody would ask for it again: no full pod, queue or quota loses it."""
+    agent = Agent("a", model="test:m", tools=[breaking("block")])
+    limits = {"max_runs": 1, "queue_limit": 0, "tenant_runs": 1}
+    async with running(redis_url, [agent], {"m": script}, **limits) as runtime:
+        await runtime.turn("a", "call pay")
+        doubted = await only(runtime)
+        await resolve(runtime.services.doubts, doubted, False, None, "ann")
+        begin = continuation(doubted)
+        assert begin is not None
+        quotas, runs = runtime.services.allowance.quotas, runtime.surface.runs
+        used = runtime.services.allowance.limits("dev")
+        assert (await quotas.verdict(quotas.entering("dev", "another/run", used), used)).outcome == "ok"
+        runs.expected += 1  # the only slot
+        with pytest.raises(Overloaded):
+            await runtime.turn("a", "hello")
+        runtime.admission.bring(begin)
+        async with asyncio.timeout(20):
+            while await runtime.services.conversations.run(begin.session, begin.run) is None:
+                await asyncio.sleep(0.01)
+            runs.expected -= 1
+            runs.on_free()
+            state = await runtime.following.result(Place(begin.session, begin.run))
+        assert state is not None and state.status == "completed"
 
 
 async def test_a_thread_that_outlives_its_call(redis_url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 import redis as redis_py
 
@@ -156,6 +157,21 @@ async def test_the_same_take_again(redis: Redis, outside: redis_py.Redis) -> Non
     assert await b.queue.take(2, second) == members[2:4]
     assert await a.queue.take(2, new_id()) == members[4:]
     assert 0 < outside.ttl(KEYS.takes) <= 60
+
+
+async def test_the_takes_of_pods_that_went(redis: Redis, outside: redis_py.Redis) -> None:
+    """However busy the queue is, and however many names its pods have had: a new pod's first take drops the old."""
+    living = Store(redis, pod="living")
+    await fill(living, "acme", 3)
+    await living.queue.take(1, new_id())
+    op, members, ms = orjson.loads(outside.hget(KEYS.takes, "living") or b"")
+    for number in range(5):
+        outside.hset(KEYS.takes, f"gone-{number}", orjson.dumps([op, members, ms - 61_000]))
+    outside.hset(KEYS.takes, "older-release", orjson.dumps([op, members]))
+    await living.queue.take(1, new_id())
+    assert outside.hlen(KEYS.takes) == 7
+    await Store(redis, pod="new").queue.take(1, new_id())
+    assert set(outside.hkeys(KEYS.takes)) == {b"living", b"new"}
 
 
 async def test_depth(store: Store, outside: redis_py.Redis) -> None:

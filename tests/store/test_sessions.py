@@ -36,6 +36,15 @@ async def test_every_key_has_its_ttl(redis: Redis, outside: redis_py.Redis) -> N
     assert all(expected[key] - 10 < ttl <= expected[key] for key, ttl in found.items()), found
 
 
+async def test_a_log_goes_with_its_run(redis: Redis, outside: redis_py.Redis) -> None:
+    """Also where logs are kept for longer: used again, the run's key finds no log whose numbers are ahead of it."""
+    store = Store(redis, alone_ttl_s=100, events_ttl_s=300)
+    owned = await store.own(message(new_session(), alone=True, by_key=True))
+    await store.journal.emit(owned, Batch(0, b"a"))
+    await commit(store, owned, alone=True, planned=False, last_event=1, events=b"b")
+    assert 0 < outside.ttl(owned.run.events) <= outside.ttl(owned.run.hash) <= 100
+
+
 def ttls(outside: redis_py.Redis) -> dict[bytes, int]:
     return {key: outside.ttl(key) for key in outside.scan_iter()}
 

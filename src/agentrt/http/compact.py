@@ -46,7 +46,8 @@ async def compact(request: HttpRequest) -> ASGIApp:
         inputs += check_items(body.get("input"), to.bounds)
     # What is stored is always cut to what a model can see; what is sent is not.
     options.update(tool_choice="none", max_tool_calls=0, truncation="disabled" if previous is None else "auto")
-    asked = Request(agent.name, int(time.time()), options, user=user, compact=True)
+    trace = to.services.tracing.arrival(agent.name, request.headers)
+    asked = Request(agent.name, int(time.time()), options, user=user, trace=trace, compact=True)
     begin = new_begin(request, {**body, "object": "response.compaction"}, principal, asked, agent, inputs)
     place = await to.admission.enter(begin)
     if place.owned is not None and place.owned.record is None:

@@ -331,15 +331,38 @@ class Admission:
             self._services.leases.end(member)
 
     def bring(self, message: Begin) -> None:
-        """Begin a message that no client waits for, and work on it."""
-        self._runs.spawn(self._bring(message))
+        """Begin a message that no client waits for, and work on it.
+
+        It goes on with what was admitted before: the queue's limit and the tenant's quota do not refuse it, and nobody
+        would send it again, so it is tried for as long as this pod is there.
+        """
+        self._runs.spawn(self._bring_admitted(message))
+
+    async def _bring_admitted(self, message: Begin) -> None:
+        while True:
+            room = self._runs.free > 0
+            self._runs.expected += room
+            try:
+                place = await self._begin(message, None, room)
+            except (Locked, StoreUnavailable) as error:
+                if self._runs.gone.is_set():
+                    raise
+                log.info("run %s begins later: %s", message.run, error)
+                await asyncio.sleep(POLL_S)
+                continue
+            if place.owned is not None:  # it counts all the same
+                self._services.allowance.work(message.session.tenant, message.session.id, place.run, again=True)
+            self._work_on(message, place)
+            return
 
     async def go_on(self, message: Begin, run: str) -> None:
         """Work on a message that somebody else had brought here first, in the line or at work, and left as this run."""
         await self._bring(replace(message, run=run, by_key=True, token=new_id()))
 
     async def _bring(self, message: Begin) -> None:
-        place = await self.enter(message)
+        self._work_on(message, await self.enter(message))
+
+    def _work_on(self, message: Begin, place: Place) -> None:
         if place.owned is None:
             return
         if place.owned.record is None:

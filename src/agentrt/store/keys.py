@@ -102,14 +102,15 @@ Queue slot `{q:N}`:
   agentrt:{q:N}:since           ZSET   the same members, score = ms since when they wait; lives and goes with `ready`
   agentrt:{q:N}:tags            HASH   `<class>:<tenant>` the tenant's last tag, gone with its last entry;
                                        `<class>:` the tag taken last. Deleted when `ready` is empty       enqueue take
-  agentrt:{q:N}:takes           HASH   pod -> JSON [op token, members] of its last take; TTL 60 s              take
+  agentrt:{q:N}:takes           HASH   pod -> JSON [op token, members, ms] of its last take; TTL 60 s, entries
+                                       of pods that took nothing for so long go with the next new pod's        take
   agentrt:{q:N}:dead            HASH   tenant/session/run -> JSON {reason, agent, attempts, pod, at ms}. No TTL: the
                                        operator owns it (`agentrt queue dead`)                           bury
   agentrt:{q:N}:jobs            ZSET   job -> ms from when on it may be taken; one that is worked on: end of its lease.
                                        No TTL: goes when done or buried        finish job_take job_done job_fail
   agentrt:{q:N}:later           ZSET   job -> ms from when on it is to be among `jobs`: what retention asks for. No TTL:
                                        goes when it is due, or with its user             ZADD job_take
-  agentrt:{q:N}:marks           HASH   job -> how often asked for, `<job>#` -> how often taken; goes with the job
+  agentrt:{q:N}:marks           HASH   job -> grows when it is asked for, `<job>#` -> how often taken; goes with the job
   agentrt:{q:N}:paces           HASH   tenant -> ms of its last job's turn; TTL 60 s                            finish
   agentrt:{q:N}:buried          HASH   job -> JSON {reason, tries, at ms}. No TTL: the operator owns it       job_fail
   agentrt:{q:N}:doubts          ZSET   member tenant/session/run/effect key, score = since when, ms: where an effect

@@ -242,6 +242,7 @@ class Sessions:
         None: more messages came to the run than it has taken in, and nothing is written.
         """
         keys, run, config = owned.session, owned.run, self._config
+        run_ttl_s = config.alone_ttl_s if end.alone else max(config.run_ttl_s, 86_400)
         unit = Unit(keys.tag).call(
             self._commit,
             (keys.hash, run.hash, keys.items, run.effects, run.events, keys.runs),
@@ -261,9 +262,9 @@ class Sessions:
             asked=end.asked,
             last=end.last_event,
             batch=end.events,
-            events_ttl=config.events_ttl_s,
+            events_ttl=min(config.events_ttl_s, run_ttl_s),  # under its key the run may begin anew, with event 0
             ttl=config.alone_ttl_s if end.alone else config.session_ttl_s,
-            run_ttl=config.alone_ttl_s if end.alone else max(config.run_ttl_s, 86_400),
+            run_ttl=run_ttl_s,
             doubts_ttl=config.session_ttl_s,
         )
         unit.acknowledge(config.acknowledge_turns)

@@ -6,13 +6,20 @@
 -- INCLUDE ownership.lua
 -- INCLUDE queue.lua
 
+local KEEP_MS = 60000
+local now = now_ms()
 local known = redis.call('HGET', takes, pod)
 if known then
   local last = cjson.decode(known)
   if last[1] == op then return last[2] end
+else  -- a pod that is new here pays for those that went: a busy queue's hash never expires as a whole
+  local all = redis.call('HGETALL', takes)
+  for i = 1, #all, 2 do
+    if now - (cjson.decode(all[i + 1])[3] or 0) > KEEP_MS then redis.call('HDEL', takes, all[i]) end
+  end
 end
 redis.call('ZREM', leases, '')  -- get through, see ownership.lua
-local deadline = string.format('%.0f', now_ms() + lease_ms)
+local deadline = string.format('%.0f', now + lease_ms)
 local taken = {}
 for _ = 1, count do
   local popped = redis.call('ZPOPMIN', ready)
@@ -30,7 +37,7 @@ for _ = 1, count do
 end
 if #taken > 0 then
   if redis.call('ZCARD', ready) == 0 then redis.call('DEL', tags) end
-  redis.call('HSET', takes, pod, cjson.encode({op, taken}))
-  redis.call('EXPIRE', takes, 60)
+  redis.call('HSET', takes, pod, cjson.encode({op, taken, now}))
+  redis.call('PEXPIRE', takes, KEEP_MS)
 end
 return taken
