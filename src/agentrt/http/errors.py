@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 import orjson
 from starlette.responses import Response
@@ -56,7 +57,7 @@ class ApiError(Exception):
 
     def native(self) -> Problem:
         """The same in the shape of the native routes."""
-        return Problem(self.status, HTTPStatus(self.status).phrase, str(self), self._all_headers())
+        return Problem(self.status, HTTPStatus(self.status).phrase, str(self), self._all_headers(), self.code)
 
     def _all_headers(self) -> dict[str, str]:
         headers = dict(self.headers)
@@ -72,17 +73,25 @@ class ApiError(Exception):
 
 
 class Problem(Exception):
-    """An answer of a native route that is not a success: `application/problem+json`, RFC 9457."""
+    """An answer of a native route that is not a success: `application/problem+json`, RFC 9457.
 
-    def __init__(self, status: int, title: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
+    `code`: the word that the rest of the surface has for it, where there is one; a member of its own.
+    """
+
+    def __init__(
+        self, status: int, title: str, detail: str, headers: Mapping[str, str] | None = None, code: str = ""
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.title = title
         self.headers = headers or {}
+        self.code = code
 
     def response(self) -> Response:
         """The HTTP response."""
-        body = {"type": "about:blank", "title": self.title, "status": self.status, "detail": str(self)}
+        body: dict[str, Any] = {"type": "about:blank", "title": self.title, "status": self.status, "detail": str(self)}
+        if self.code:
+            body["code"] = self.code
         return Response(orjson.dumps(body), self.status, dict(self.headers), "application/problem+json")
 
 

@@ -275,7 +275,7 @@ SCHEMAS: dict[str, _Schema] = {
         {"error": _table({"message": _TEXT, "type": _TEXT, "param": _or_null(_TEXT), "code": _TEXT}, closed=True)},
         closed=True,
     ),
-    "Problem": _table({"type": _TEXT, "title": _TEXT, "status": _COUNT, "detail": _TEXT}),
+    "Problem": _table({"type": _TEXT, "title": _TEXT, "status": _COUNT, "detail": _TEXT}, {"code": _TEXT}),
     "Response": _RESPONSE,
     "ResponseRequest": _RESPONSE_REQUEST,
     "CompactRequest": _COMPACT_REQUEST,

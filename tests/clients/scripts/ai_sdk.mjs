@@ -42,7 +42,7 @@ await step("failed server tools", async () => {
   const { text, toolResults } = await generateText({
     model: openai.responses("endless"), prompt: "go", providerOptions: { openai: { maxToolCalls: 1 } },
   });
-  check(text === "no tools are left" && toolResults.length > 1, text, toolResults.length);
+  check(text === "no calls are left" && toolResults.length > 1, text, toolResults.length);
 });
 await step("conversation", async () => {
   const first = await generateText({ model: openai.responses("support"), prompt: "my name is Ada" });
