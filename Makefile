@@ -60,12 +60,13 @@ UV := .venv/uv
 
 setup: .venv/.stamp
 
+# The lock names all there is; what of it is used is compiled when it is first imported.
 .venv/.stamp: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "agentrt needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
 	       "name another one, e.g. make setup PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
