@@ -102,9 +102,8 @@ pod before and after {_IDLE:,} conversations more are in Redis."""
 
 
 _WHY = (
-    "measured with 20 and more processes on two cores: pods wait for the core, not for slots, more pods wait for more "
-    "of it, and their timers, which do not depend on turns, weigh more on the few turns there are; to be measured "
-    "where nothing else runs"
+    "both pods have one core between them, so two wait for it more often than one, each wakes for its own timers and "
+    "heartbeats, and a quick slice has few turns to share that; the slices differ by more than what is missing"
 )
 
 
