@@ -192,6 +192,29 @@ async def test_a_lock_that_is_lost_when_nothing_leaves_any_more(redis_server: Re
     assert (call["type"], call["output"]) == ("mcp_call", "The tool failed with ConnectionResetError.")
 
 
+async def test_a_lock_that_is_lost_in_the_moment_in_which_its_call_ends(redis_url: str) -> None:
+    """The call is being stopped already when it turns out that it was not answered: then nobody knows."""
+
+    @tool(lock="till")
+    async def pay() -> str:
+        """Pay."""
+        (held,) = one.services.locks._held
+        held._lose("taken")
+        raise ConnectionResetError("no answer")
+
+    @pay.reconcile(conclusive=True)
+    async def _() -> str | None:
+        await asyncio.sleep(0)
+        return None
+
+    async with pod(redis_url, "one", [pay]) as one:
+        _, finished = await one.turn("a", "go")
+        assert len(await one.services.doubts.listed()) == 1
+    call = orjson.loads(finished.result)["output"][0]
+    assert (call["type"], call["status"]) == ("mcp_call", "failed")
+    assert "because its lock was lost. The outcome of this call is unknown" in call["output"]
+
+
 async def test_what_is_stopped_while_another_call_ends_is_not_forgotten(
     redis_server: RedisServer, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

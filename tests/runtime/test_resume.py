@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from agentrt.agent import Agent, Effect
-from agentrt.errors import ModelError
+from agentrt.errors import ModelError, StoreUnavailable
 from agentrt.models.base import Finished, ModelEvent, ModelRequest, TextDelta, ToolCall
 from agentrt.records import Usage
 from agentrt.runtime.admission import Place
@@ -17,6 +19,7 @@ from agentrt.store.begin import Begin, Ended, Fork
 from agentrt.store.keys import new_id
 from agentrt.tools.function import tool
 from tests.runtime.conftest import Runtime, running
+from tests.runtime.test_claims import Away
 
 Body = Callable[[TurnEnd], dict[str, Any]]
 ECHO = Agent("e", model="scripted:echo")
@@ -131,3 +134,47 @@ async def test_a_fork_is_for_good(redis_url: str) -> None:
         assert await runtime.services.sessions.begin(second) == Fork()
         await task  # the first one failed and left nothing: the parent is the tail again
         assert await runtime.services.sessions.begin(again(second)) == Fork()
+
+
+def without_a_lease(runtime: Runtime) -> None:
+    """From now on the queue's master is away, and that of the sessions is not."""
+    runtime.services.leases.entering = lambda _: Away()  # type: ignore[method-assign,assignment,return-value]
+
+
+async def test_without_a_lease_it_is_not_resumed(redis_url: str) -> None:
+    """What an earlier attempt did stays, and nobody owns the session: else nobody would miss its owner."""
+    done = []
+
+    @tool
+    async def act() -> str:
+        """Act."""
+        done.append(1)
+        return "acted"
+
+    model = Flaky(acting=True)
+    async with running(redis_url, [Agent("a", model="test:m", tools=[act])], {"m": model.answer}) as runtime:
+        want, end = await runtime.turn("a", "go", by_key=True)
+        assert end.retryable and done
+        model.down = False
+        enter = runtime.services.leases.entering
+        without_a_lease(runtime)
+        with pytest.raises(StoreUnavailable):
+            await runtime.enter(again(want))
+        state, _ = await runtime.services.events.read(want.session, want.run, -1)
+        assert state is not None and (state.status, state.live) == ("failed", None)
+        runtime.services.leases.entering = enter  # type: ignore[method-assign]
+        assert (await finish(runtime, again(want))).status == "completed"
+    assert len(done) == 1
+
+
+async def test_without_a_lease_nobody_stands_in_line(redis_url: str) -> None:
+    async with running(redis_url, [ECHO]) as runtime:
+        live = await runtime.enter(runtime.begin("e", "first"))
+        want = runtime.begin("e", "second", session=live.session, by_key=True)
+        without_a_lease(runtime)
+        with pytest.raises(StoreUnavailable):
+            await runtime.enter(want)
+        async with asyncio.timeout(10):
+            while (await runtime.services.events.read(want.session, want.run, -1))[0].in_line:  # type: ignore[union-attr]
+                await asyncio.sleep(0.01)
+        await runtime.admission.run(live)

@@ -127,8 +127,7 @@ class Keys:
         scheme, _, credential = request.headers.get("authorization", "").partition(" ")
         credential = credential.strip() if scheme.lower() == "bearer" else ""
         if self.open:
-            host, *_ = request.scope.get("server") or ("",)
-            if not self._allowed and not _on_loopback(host):
+            if not self._allowed and not _on_loopback((request.scope.get("server") or ("",))[0]):
                 raise ApiError(401, "no_api_keys", "This server has no API keys and is not on loopback.", final=True)
             return Principal(DEV_TENANT, hashlib.sha256(credential.encode()).hexdigest()[:16], SCOPES)
         parts = credential.split("_", 2)

@@ -177,12 +177,8 @@ class Admission:
         """The session could be reached and the queue, or the quota, could not: without a lease nobody would miss its
         owner. Ended as a failure that passes, the message is free to come again at once.
         """
-        identifier = response.response_id(want.session.id, want.run)
-        error = response.error_body("server_error", "Redis was not reachable.")
-        result = orjson.dumps(response.body(Request.decode(want.request), identifier, "failed", error=error))
         try:
-            skip = int((owned.record or {}).get("n_items", 0))
-            await self._close(owned, Commit("failed", result, (), skip, retry=True, planned=False, alone=want.alone))
+            await self._fail(want, owned, "server_error", "Redis was not reachable.")
         except AgentrtError as problem:
             log.info("run %s has an owner and no lease: %s", want.run, problem)
 
@@ -206,15 +202,16 @@ class Admission:
         if want.create and outcome.attempt == 1 and outcome.first == 0:
             await services.conversations.delete(want.session)
             return
-        error = response.error_body("rate_limit_exceeded", str(refusal))
-        identifier = response.response_id(want.session.id, want.run)
-        body = response.body(Request.decode(want.request), identifier, "failed", error=error)
-        skip = int((outcome.record or {}).get("n_items", 0))
-        refused = Commit("failed", orjson.dumps(body), (), skip, retry=True, planned=False, alone=want.alone)
-        await self._close(outcome, refused)
+        await self._fail(want, outcome, "rate_limit_exceeded", str(refusal))
 
-    async def _close(self, owned: Owned, commit: Commit) -> None:
-        """End a run that nobody has worked on; what came to it meanwhile waits with it."""
+    async def _fail(self, want: Begin, owned: Owned, code: str, why: str) -> None:
+        """End a run that nobody has worked on, as a failure that passes. What an earlier attempt of it left stays, and
+        what came to it meanwhile waits with it.
+        """
+        identifier, error = response.response_id(want.session.id, want.run), response.error_body(code, why)
+        result = orjson.dumps(response.body(Request.decode(want.request), identifier, "failed", error=error))
+        skip = int((owned.record or {}).get("n_items", 0))
+        commit = Commit("failed", result, (), skip, retry=True, planned=False, alone=want.alone)
         sessions = self._services.sessions
         while await sessions.commit(owned, commit) is None:
             commit = replace(commit, steered=len(await sessions.steers(owned)))

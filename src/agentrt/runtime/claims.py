@@ -87,10 +87,9 @@ class Claims:
                 # It ran out, and its holder owns nothing any more. If the run has ended, what was to be done after it
                 # may have been lost with its pod: whoever does it looks whether it was.
                 services.jobs.finish(session.tenant, [ingest_job(session, owner.run)], theirs)
+            # Whoever is the owner must not be without a lease, or nobody would miss him: to look enters one.
             live = outcome.live if isinstance(outcome, Waiting) else outcome
-            if (
-                live is not None and live.token
-            ):  # who must not be without a lease, or nobody would miss him: this enters one
+            if live is not None and live.token:
                 await services.leases.left_ms(lease_member(session, live.run, live.token))
             if isinstance(outcome, Owner):
                 services.leases.end(theirs)

@@ -33,10 +33,6 @@ _BESIDE: set[asyncio.Task[None]] = set()
 """Writes that nobody waits for; each ends by itself."""
 
 
-def _nothing() -> None:
-    """What is to be done about a lock that nobody needs any more."""
-
-
 def _beside(write: Coroutine[Any, Any, None]) -> None:
     task = asyncio.get_running_loop().create_task(write)
     _BESIDE.add(task)
@@ -300,7 +296,7 @@ class Effects:
             what, on_its_way = f"did not answer within {tool.timeout_s:g} s", True
         log.warning("tool %s %s", tool.name, what)
         if call.held is not None:
-            call.held.tell(_nothing)  # from here on nothing leaves: finding out needs no lock
+            call.held.tell(None)  # from here on nothing leaves: finding out needs no lock
         examine = self._examination.on_its_way if on_its_way else self._examination.of_a_bug
         return await examine(call, self._context(call), f"The tool {what}.")
 

@@ -72,8 +72,10 @@ def jobs_after(agent: Agent, owned: Owned, added: Sequence[bytes], budget: int) 
 
 
 def _to_be_summarised(owned: Owned, added: Sequence[bytes], budget: int) -> bool:
-    upto = Summary.decode(owned.summary).upto
+    upto, size = Summary.decode(owned.summary).upto, sum(map(len, added))
     if summary.due(owned.first + len(added), upto) is not None:
         return True
+    if not summary.crowded(owned.window.size + size, budget):
+        return False  # not even with what was summed up before: most conversations are like that
     new = owned.window[max(0, len(owned.window) - (owned.first - upto)) :]
-    return summary.crowded(new.size + sum(map(len, added)), budget)
+    return summary.crowded(new.size + size, budget)

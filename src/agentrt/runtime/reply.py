@@ -165,11 +165,11 @@ class Asking:
                 self._services.scales.learn(one.name, request, reply.usage.input_tokens)
         return reply
 
-    async def _traced(self, one: _Candidate, request: ModelRequest, step: int, begun: Callable[[], None]) -> Reply:
+    async def _traced(self, one: _Candidate, request: ModelRequest, step: int, heard: Callable[[], None]) -> Reply:
         tracing = self._services.tracing
         with tracing.chat(one.model.provider, one.model.name, self._agent.name) as span:
             tracing.said(span, [item.raw for item in request.items] if tracing.content else ())
-            reply = await self._bounded(one.model, request, step, begun)
+            reply = await self._bounded(one.model, request, step, heard)
             usage = reply.usage
             tracing.used(span, reply.finish, *((usage.input_tokens, usage.output_tokens) if usage else (None, None)))
             return reply
@@ -182,7 +182,7 @@ class Asking:
             pause_s = error.retry_after_s * random.uniform(1.0, 1.1)  # never sooner than it was asked for
         one.not_before = asyncio.get_running_loop().time() + pause_s
 
-    async def _bounded(self, model: Model, request: ModelRequest, step: int, begun: Callable[[], None]) -> Reply:
+    async def _bounded(self, model: Model, request: ModelRequest, step: int, heard: Callable[[], None]) -> Reply:
         """One call within its time; cut short when the run is cancelled or lost, however silent the model is."""
         loop = asyncio.get_running_loop()
         limit = asyncio.timeout(self._limits.model_timeout_s)
@@ -201,7 +201,7 @@ class Asking:
         try:
             async with limit:
                 timer = loop.call_later(_LOOK_S, look)
-                return await self._read(model, request, step, begun)
+                return await self._read(model, request, step, heard)
         except TimeoutError:
             self._check_stopped()
             what = f"the model took longer than {self._limits.model_timeout_s:g} s"
@@ -237,8 +237,8 @@ class Asking:
         if cost is not None:
             self._services.telemetry.model_cost.labels(self._agent.name, name).inc(cost)
 
-    async def _read(self, model: Model, request: ModelRequest, step: int, begun: Callable[[], None]) -> Reply:
-        """The stream, read to its end; `begun` is called when its first event is there."""
+    async def _read(self, model: Model, request: ModelRequest, step: int, heard: Callable[[], None]) -> Reply:
+        """The stream, read to its end; `heard` is called at each of its events."""
         reply = Reply(model.provider)
         first, size = self._output.next_index, 0
         slot: Slot | None = None
@@ -248,7 +248,7 @@ class Asking:
         try:
             async with aclosing(_stream(model, request)) as events:
                 async for event in events:
-                    begun()
+                    heard()
                     if self._log.full:
                         await self._log.room()
                     self._check_cancelled()

@@ -79,10 +79,13 @@ class Held:
             why = self.why or "released"
             raise LockLost(f"the lock {self._lock.tag.decode()} is not held any more: {why}", why)
 
-    def tell(self, on_lost: Callable[[], object]) -> None:
-        """Call this, once, when the lock is lost or if it is by now; from the event loop, never from in here."""
+    def tell(self, on_lost: Callable[[], object] | None) -> None:
+        """Call this, once, when the lock is lost or if it is by now; from the event loop, never from in here.
+
+        None: nobody need be told any more.
+        """
         self._on_lost = on_lost
-        if self.lost.is_set():
+        if on_lost is not None and self.lost.is_set():
             asyncio.get_running_loop().call_soon(on_lost)
 
     async def release(self) -> None:
