@@ -70,6 +70,12 @@ def tokens(server: RedisServer) -> dict[str, str]:
     return asyncio.run(make())
 
 
+@pytest.fixture(autouse=True)
+def nothing_denied_yet(server: RedisServer) -> None:
+    """Tests that are refused on purpose may come first: their order is drawn."""
+    denied(server)
+
+
 def pod_of(server: RedisServer, folder: Path, name: str, env: dict[str, str], *entry: str) -> Pod:
     more: dict[str, Any] = {"entry": entry} if entry else {}
     whole = {"AGENTRT_API_KEYS_SECRET": SECRET, "AGENTRT_DEMO_DB": str(folder / "demo.db"), **env}
@@ -145,7 +151,7 @@ async def test_a_defect_in_building_keys(
                 body = {"items": [{"role": "user", "content": f"{tenant}'s own"}]}
                 made[tenant] = (await one.post("/v1/conversations", json=body)).json()["id"]
     broken = {**mode, "FOREIGN_ITEMS": f"agentrt:{{acme/{made['acme'].removeprefix('conv_')}}}:items"}
-    denied(server)
+    assert denied(server) == []
     with pod_of(server, tmp_path, "broken", broken, "-m", "tests.negative.pod_with_foreign_items") as pod:
         async with client(pod, tokens["evil"]) as one:
             await eventually(lambda: _known(one))
@@ -188,7 +194,6 @@ def test_what_a_tenants_user_may_not_do(server: RedisServer) -> None:
         for command in [*refused, ("GET", "agentrt:{access}:keys"), ("SCAN", "0"), ("RANDOMKEY",), ("FLUSHALL",)]:
             with pytest.raises(redis.exceptions.NoPermissionError):
                 one.execute_command(*command)
-    denied(server)
 
 
 @pytest.mark.parametrize(
