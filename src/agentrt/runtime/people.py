@@ -26,6 +26,7 @@ from agentrt.runtime.forgetting import Forgetting, NoSuchMemory
 from agentrt.runtime.ingestion import TRIES_MAX, remembered
 from agentrt.runtime.ledger import Ledger, pinned_by, read_facts
 from agentrt.runtime.recollections import Kept, each_turn, shares_of
+from agentrt.runtime.response import response_id
 from agentrt.runtime.retention import Retentions
 from agentrt.store.keys import SessionKeys, UserKeys, new_id
 from agentrt.store.users import Turn
@@ -165,26 +166,13 @@ class People:
         return found[:limit]
 
     async def export(self, user: UserKeys) -> dict[str, Any]:
-        """Everything that is kept of a user, as JSON: facts with sources, turns, and the items of their sessions."""
+        """Everything that is kept of a user, as JSON: facts with sources, turns, the items of their conversations, and
+        those of responses without one.
+        """
         services, now = self._services, wall_ms()
         facts = read_facts((await services.users.facts(user))[2]).values()
         kept = [(one.role, _turn(one)) async for _, one in each_turn(services.users, user)]
-        sessions = []
-        for session in sorted(await services.users.sessions(user)):
-            keys = SessionKeys(user.tenant, session)
-            header = await services.conversations.header(keys)
-            if header is None or header.user != user.user:
-                continue
-            lines = await services.conversations.items(keys, 0, header.seq)
-            sessions.append(
-                {
-                    "conversation": f"conv_{session}",
-                    "created": iso(header.created_ms),
-                    "metadata": header.metadata,
-                    "summary": [one.text for one in Summary.decode((await services.users.summary(keys)).raw).segments],
-                    "items": [orjson.loads(line.partition(b"\n")[0]) for _, line in lines],
-                }
-            )
+        sessions = [await self._exported(user, session) for session in sorted(await services.users.sessions(user))]
         return {
             "user": user.user,
             "tenant": user.tenant,
@@ -194,8 +182,27 @@ class People:
             ],
             "turns": [one for role, one in kept if role != turns.SUMMARY],
             "summaries": [one for role, one in kept if role == turns.SUMMARY],
-            "conversations": sessions,
+            "conversations": [one for one in sessions if one and "conversation" in one],
+            "responses": [one for one in sessions if one and "response" in one],
         }
+
+    async def _exported(self, user: UserKeys, session: str) -> dict[str, Any] | None:
+        """A conversation, or a response without one; None where it is gone, or another user's."""
+        services, keys = self._services, SessionKeys(user.tenant, session)
+        header = await services.conversations.header(keys, alone=True)
+        if header is None or header.user != user.user:
+            return None
+        lines = await services.conversations.items(keys, 0, header.seq)
+        kept = {
+            "created": iso(header.created_ms),
+            "items": [orjson.loads(line.partition(b"\n")[0]) for _, line in lines],
+        }
+        if header.alone:
+            runs = await services.conversations.runs(keys)
+            return {"response": response_id(session, runs[0]) if runs else None, **kept}
+        summary = Summary.decode((await services.users.summary(keys)).raw)
+        told = {"metadata": header.metadata, "summary": [one.text for one in summary.segments]}
+        return {"conversation": f"conv_{session}", **told, **kept}
 
     # --- changing -------------------------------------------------------------------------------------------------
 

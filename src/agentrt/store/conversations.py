@@ -34,6 +34,8 @@ class Header:
     user: str
     live_run: str
     head: str
+    alone: bool
+    """Whether it is a single run's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,7 @@ class Conversations:
             user=fields.get("user", ""),
             live_run=fields.get("run", ""),
             head=fields.get("head", ""),
+            alone="alone" in fields,
         )
 
     async def _current(self, keys: SessionKeys, unit: Unit) -> list[Any]:
