@@ -10,7 +10,10 @@ import pytest
 import redis
 
 from agentrt.store.sample import OWNED
+from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
+
+Pod.warm = True
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The coverage is that of the tests' own processes. With its tracer a pod takes twice as long to start.

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ from tests.harness.load import Load
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
 from tests.harness.runs import keys_of, record, status, wait_until
+from tests.harness.warm import agentrt
 
 TARGET = "tests.harness.agents:agents"
 QUICK = {"AGENTRT_LEASE_MS": "1000"}
@@ -48,13 +47,7 @@ def new(server: RedisServer, name: str, **env: str) -> Pod:
 
 def schema(server: RedisServer, *args: str) -> tuple[int, str]:
     """`agentrt schema ...`: its status and what it prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "agentrt.cli", "schema", *args],
-        env={**os.environ, "AGENTRT_REDIS_URL": server.url},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = agentrt("schema", *args, env={"AGENTRT_REDIS_URL": server.url})
     return done.returncode, done.stdout + done.stderr
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +20,7 @@ from agentrt.store.keys import QueueKeys
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
 from tests.harness.runs import effects, keys_of, record, status, wait_until
+from tests.harness.warm import agentrt
 
 TARGET = "tests.harness.agents:agents"
 LEASE_MS = 1_000
@@ -155,9 +154,7 @@ def respawned(server: RedisServer, names: list[str], **env: str) -> Iterator[lis
 
 def queue(server: RedisServer, *command: str) -> subprocess.CompletedProcess[str]:
     """`agentrt queue dead ...`."""
-    env = {**os.environ, "AGENTRT_REDIS_URL": server.url}
-    argv = [sys.executable, "-m", "agentrt.cli", "queue", "dead", *command]
-    return subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=30)
+    return agentrt("queue", "dead", *command, env={"AGENTRT_REDIS_URL": server.url})
 
 
 @pytest.mark.timeout(120)

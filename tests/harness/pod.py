@@ -1,4 +1,4 @@
-"""Pods as processes: `agentrt serve`, exactly as in production."""
+"""Pods as processes: `agentrt serve`, as in production."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from types import TracebackType
 import httpx2
 
 from tests.harness.redis_server import free_port
+from tests.harness.warm import WarmProcess
 
 _ASKING = httpx2.Client(timeout=2, headers={"connection": "close"})
 """One for all: to make one costs 100 ms of CPU, and pods are asked every 20 ms while they start."""
@@ -29,6 +30,9 @@ def ready(url: str) -> bool:
 
 class Pod:
     """One pod on a port of its own. `env` overrides the environment; `entry` replaces `-m agentrt.cli`."""
+
+    warm = False
+    """Whether pods are forks of a process that has imported what they need, see `tests.harness.warm`."""
 
     def __init__(
         self,
@@ -46,8 +50,9 @@ class Pod:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("OPENAI_", "ANTHROPIC_"))}
         clean = {"AGENTRT_DRAIN_S": "0", "AGENTRT_DRAIN_RUNS_S": "0", **clean}
         self._env = {**clean, "AGENTRT_REDIS_URL": redis_url, "AGENTRT_POD": name, **(env or {})}
-        self._command = [sys.executable, *entry, "serve", target, "--port", str(self.port)]
-        self._process: subprocess.Popen[bytes] | None = None
+        self._command = [*entry, "serve", target, "--port", str(self.port)]
+        self._process: subprocess.Popen[bytes] | WarmProcess | None = None
+        self._cold = not self.warm or "PYTHONPATH" in (env or {})
 
     @property
     def url(self) -> str:
@@ -64,8 +69,13 @@ class Pod:
 
     def start(self, *, wait: bool = True) -> Pod:
         """Start the process; `wait` until it is ready."""
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, env=self._env, stdout=log, stderr=log)
+        if self._cold:
+            command = [sys.executable, *self._command]
+            with self.log.open("ab") as log:
+                self._process = subprocess.Popen(command, env=self._env, stdout=log, stderr=log)
+        else:
+            _, module, *arguments = self._command
+            self._process = WarmProcess(module, arguments, self._env, self.log)
         if wait:
             self.wait_ready()
         return self
@@ -87,13 +97,13 @@ class Pod:
     def kill(self) -> None:
         """SIGKILL, and wait for the end."""
         assert self._process is not None
-        self._process.kill()
+        self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
     def leave(self, timeout_s: float) -> bool:
         """SIGTERM, and whether it ended by itself within the time; if not it is killed."""
         assert self._process is not None
-        self._process.terminate()
+        self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -108,12 +118,7 @@ class Pod:
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGCONT)
-            self._process.terminate()
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            self.leave(10)
         self.log.unlink(missing_ok=True)
 
     def __enter__(self) -> Pod:

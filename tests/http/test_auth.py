@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from agentrt.errors import SettingsError
 from agentrt.http.auth import Keys, read_keys
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer, free_port
+from tests.harness.warm import agentrt
 from tests.http.conftest import NO_TLS
 from tests.http.wire import UNKNOWN, history, new_conversation, say
 
@@ -25,9 +24,7 @@ SECRET = "a secret of the tests"
 
 
 def _cli(*args: str, secret: str = SECRET) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "AGENTRT_API_KEYS_SECRET": secret}
-    command = [sys.executable, "-m", "agentrt.cli", *args]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
+    return agentrt(*args, env={"AGENTRT_API_KEYS_SECRET": secret})
 
 
 def _create(tenant: str, path: Path) -> str:
@@ -265,10 +262,8 @@ def test_a_key_that_cannot_work_is_not_made(tmp_path: Path, tenant: str, secret:
 
 def _refused(*args: str, **env: str) -> str:
     """What `agentrt serve` says when it does not start."""
-    command = [sys.executable, "-m", "agentrt.cli", "serve", "agentrt.demo:agents", "--port", str(free_port()), *args]
-    ended = subprocess.run(
-        command, env={**os.environ, **env}, capture_output=True, text=True, timeout=8, check=False
-    )  # a pod that does start runs into the timeout
+    # A pod that does start runs into the timeout.
+    ended = agentrt("serve", "agentrt.demo:agents", "--port", str(free_port()), *args, env=env, timeout_s=8)
     assert ended.returncode == 1
     assert ended.stderr.startswith("Error: "), ended.stderr
     assert "Traceback" not in ended.stderr

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import http.server
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from agentrt.http.protocol import HEAD_BYTES_MAX
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
 from tests.harness.runs import wait_until
+from tests.harness.warm import agentrt
 from tests.http.conftest import NO_TLS
 from tests.http.test_tenancy import client, eventually
 
@@ -107,8 +106,8 @@ def pod(env: dict[str, str]) -> Iterator[Pod]:
 @pytest.fixture(scope="module")
 def key(pod: Pod, env: dict[str, str]) -> str:
     """Made by the command line under the confined user, with every scope."""
-    command = [sys.executable, "-m", "agentrt.cli", "keys", "create", "--tenant", "hard", "--operator"]
-    made = subprocess.run(command, env={**pod._env, **env}, capture_output=True, text=True, timeout=60, check=True)
+    made = agentrt("keys", "create", "--tenant", "hard", "--operator", env={**pod._env, **env})
+    assert made.returncode == 0, made.stderr
     key = made.stdout.strip()
     headers = {"authorization": f"Bearer {key}"}
     wait_until(lambda: httpx2.get(f"{pod.url}/v1/models", headers=headers).status_code == 200, 10, "knowing the key")

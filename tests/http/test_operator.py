@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,15 +14,14 @@ import pytest
 
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
+from tests.harness.warm import agentrt
 from tests.http.conftest import NO_TLS
 
 SECRET = "a secret of the tests"
 
 
 def cli(redis_url: str, *args: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "AGENTRT_REDIS_URL": redis_url, "AGENTRT_API_KEYS_SECRET": SECRET}
-    command = [sys.executable, "-m", "agentrt.cli", *args]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
+    return agentrt(*args, env={"AGENTRT_REDIS_URL": redis_url, "AGENTRT_API_KEYS_SECRET": SECRET})
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import re
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -20,6 +17,7 @@ from agentrt.store.access import Access, Quota
 from agentrt.store.connection import Redis, RedisOptions
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
+from tests.harness.warm import agentrt
 from tests.http.conftest import NO_TLS
 from tests.http.wire import Live, eventually, history, new_conversation, unique
 
@@ -44,9 +42,7 @@ def two(server: RedisServer) -> Iterator[list[Pod]]:
 
 def keys(server: RedisServer, *args: str) -> str:
     """What `agentrt keys` prints."""
-    env = {**os.environ, "AGENTRT_REDIS_URL": server.url, "AGENTRT_API_KEYS_SECRET": SECRET}
-    command = [sys.executable, "-m", "agentrt.cli", "keys", *args]
-    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    ended = agentrt("keys", *args, env={"AGENTRT_REDIS_URL": server.url, "AGENTRT_API_KEYS_SECRET": SECRET})
     assert ended.returncode == 0, ended.stderr
     return ended.stdout.strip()
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from agentrt.store.keys import SessionKeys, new_id
 from agentrt.store.tenants import TenantUsers
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
+from tests.harness.warm import agentrt
 from tests.http.conftest import NO_TLS
 from tests.http.wire import Live, eventually
 
@@ -43,8 +41,8 @@ MODE = {
 
 def rule(tenant: str) -> str:
     """What the command line prints."""
-    command = [sys.executable, "-m", "agentrt.cli", "keys", "acl", "--tenant", tenant]
-    told = subprocess.run(command, env={**os.environ, **MODE}, capture_output=True, text=True, timeout=60, check=True)
+    told = agentrt("keys", "acl", "--tenant", tenant, env=MODE)
+    assert told.returncode == 0, told.stderr
     return told.stdout.strip()
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
 from agentrt.runtime.erasure import verify
+from tests.harness.warm import agentrt
 from tests.memory.adapter import SECRET, Adapter, stands
 
 SAID = "I live in Porto and my otter is called Ida."
@@ -19,15 +17,8 @@ OTHER = "What we talked of yesterday was a boat."
 
 def command(adapter: Adapter, *args: str, status: int = 0, env: dict[str, str] | None = None) -> Any:
     """`agentrt users ...`: what it prints, as JSON; its error where it fails."""
-    env = {**os.environ, "AGENTRT_REDIS_URL": adapter.redis.url, "AGENTRT_RECEIPT_SECRET": SECRET, **(env or {})}
-    made = subprocess.run(
-        [sys.executable, "-m", "agentrt.cli", "users", *args],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    env = {"AGENTRT_REDIS_URL": adapter.redis.url, "AGENTRT_RECEIPT_SECRET": SECRET, **(env or {})}
+    made = agentrt("users", *args, env=env)
     assert made.returncode == status, (made.stdout, made.stderr)
     return json.loads(made.stdout) if made.stdout else made.stderr
 
@@ -49,12 +40,14 @@ def _talk(adapter: Adapter) -> str:
 
 def test_show_export_and_erase(fresh: Adapter) -> None:
     conversation = _talk(fresh)
+    chat = {"model": "memory", "messages": [{"role": "user", "content": "What a day."}], "user": "u1"}
+    fresh.call("POST", "/v1/chat/completions", "t1", json=chat)
     shown = command(fresh, "show", "u1", "--tenant", "t1")
     assert {(one["subject"], one["attribute"], one["value"], one["state"]) for one in shown["facts"]} == {
         ("user", "home_city", "Porto", "active"),
         ("otter", "name", "Ida", "active"),
     }
-    assert (shown["turns"], shown["sessions"]) == (4, 1)
+    assert (shown["turns"], shown["sessions"]) == (4, 2)
 
     exported = command(fresh, "export", "u1", "--tenant", "t1")
     api = fresh.user("GET", "t1", "u1", "/export")
@@ -68,8 +61,10 @@ def test_show_export_and_erase(fresh: Adapter) -> None:
     assert kept["conversation"] == conversation
     said = [part["text"] for item in kept["items"] for part in item["content"]]
     assert said == [SAID, "ok", OTHER, "ok"]
+    (single,) = exported["single_runs"]
+    assert [part["text"] for item in single["items"] for part in item["content"]] == ["What a day.", "ok"]
 
-    receipt = command(fresh, "erase", "u1", "--tenant", "t1", "--verify", "--needle", conversation)
+    receipt = command(fresh, "erase", "u1", "--tenant", "t1", "--verify", "--needle", "What a day.")
     assert receipt["scan"]["keys"] > 0
     assert receipt["scan"]["hits"] == []
     assert receipt["removed"]["facts"] == 2

@@ -26,7 +26,6 @@ from agentrt.runtime.forgetting import Forgetting, NoSuchMemory
 from agentrt.runtime.ingestion import TRIES_MAX, remembered
 from agentrt.runtime.ledger import Ledger, pinned_by, read_facts
 from agentrt.runtime.recollections import Kept, each_turn, shares_of
-from agentrt.runtime.response import response_id
 from agentrt.runtime.retention import Retentions
 from agentrt.store.keys import SessionKeys, UserKeys, new_id
 from agentrt.store.users import Turn
@@ -167,7 +166,7 @@ class People:
 
     async def export(self, user: UserKeys) -> dict[str, Any]:
         """Everything that is kept of a user, as JSON: facts with sources, turns, the items of their conversations, and
-        those of responses without one.
+        those of single runs (chats, compactions, responses that are not stored) for as long as they are there.
         """
         services, now = self._services, wall_ms()
         facts = read_facts((await services.users.facts(user))[2]).values()
@@ -183,11 +182,11 @@ class People:
             "turns": [one for role, one in kept if role != turns.SUMMARY],
             "summaries": [one for role, one in kept if role == turns.SUMMARY],
             "conversations": [one for one in sessions if one and "conversation" in one],
-            "responses": [one for one in sessions if one and "response" in one],
+            "single_runs": [one for one in sessions if one and "run" in one],
         }
 
     async def _exported(self, user: UserKeys, session: str) -> dict[str, Any] | None:
-        """A conversation, or a response without one; None where it is gone, or another user's."""
+        """A conversation, or a single run; None where it is gone, or another user's."""
         services, keys = self._services, SessionKeys(user.tenant, session)
         header = await services.conversations.header(keys, alone=True)
         if header is None or header.user != user.user:
@@ -198,8 +197,7 @@ class People:
             "items": [orjson.loads(line.partition(b"\n")[0]) for _, line in lines],
         }
         if header.alone:
-            runs = await services.conversations.runs(keys)
-            return {"response": response_id(session, runs[0]) if runs else None, **kept}
+            return {"run": session, **kept}
         summary = Summary.decode((await services.users.summary(keys)).raw)
         told = {"metadata": header.metadata, "summary": [one.text for one in summary.segments]}
         return {"conversation": f"conv_{session}", **told, **kept}
