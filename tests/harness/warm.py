@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["WarmProcess", "agentrt"]
@@ -53,7 +54,8 @@ class WarmProcess:
     def send_signal(self, number: signal.Signals) -> None:
         """Nothing once it has ended: its pid may be another's by then."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
 
 def agentrt(

@@ -139,11 +139,13 @@ async def test_real_answers_are_valid_by_it(ask: Checked) -> None:
     await ask(f"GET {resp}", 400, ids=named, params={"stream": "true", "starting_after": "x"})
     await ask(f"GET {resp}/input_items", ids=named, params={"limit": 1, "order": "asc"})
     await ask(f"POST {resp}/cancel", 400, ids=named)
+    await ask(f"GET {resp}", 400, ids=named, params={"stream": "yes"})
     live = await ask("POST /v1/responses", json={"model": "slow", "input": "w " * 300, "background": True})
     await ask(f"POST {resp}/cancel", ids={"response_id": live["id"]})
     await ask(f"DELETE {resp}", ids=named)
     await ask(f"GET {conv}", ids=ids)
     await ask(f"POST {conv}", ids=ids, json={"metadata": {}})
+    await ask(f"POST {conv}/items", 400, ids=ids, json={"items": "a text"})
     listed = await ask(f"GET {conv}/items", ids=ids, params={"limit": 2})
     await ask(f"POST {conv}/items", ids=ids, json={"items": [{"role": "user", "content": "x"}]})
     item = {**ids, "item_id": listed["data"][0]["id"]}
@@ -200,13 +202,17 @@ async def _remembered(ask: Checked) -> None:
     await ask(f"POST {user}/turns", ids=ids, json={"items": [{"id": "msg_1", "text": "I live in Lisbon."}]})
     await ask(f"POST {user}/turns", 400, ids=ids, json={"items": []})
     made = await ask(f"POST {user}/facts", ids=ids, json={"attribute": "city", "value": "Lisbon"})
-    await ask(f"POST {user}/facts", 400, ids=ids, json={"attribute": "city"})
+    for wrong in ({"value": None}, {"polarity": "no"}, {"card": ["one"]}, {"at": "soon"}, {"pinned": "yes"}):
+        await ask(f"POST {user}/facts", 400, ids=ids, json={"attribute": "city", "value": "Lisbon", **wrong})
+    for name, value in {"tenant": "", "state": "held", "at": "soon"}.items():
+        await ask(f"GET {user}/facts", 400, ids=ids, params={name: value})
     fact = {**ids, "fact": made["id"]}
     for path in ("", "/facts", "/turns", "/export"):
         await ask(f"GET {user}{path}", ids=ids)
     await ask(f"GET {user}/facts/{{fact}}", ids=fact)
     await ask(f"GET {user}/search", ids=ids, params={"q": "where?", "k": 3})
     await ask(f"GET {user}/search", 400, ids=ids)
+    await ask(f"GET {user}/search", 400, ids=ids, params={"q": "where?", "kinds": "fact"})
     await ask(f"POST {user}/context", ids=ids, json={"query": "where?"})
     await ask(f"POST {user}/compact", ids=ids, json={})
     await ask(f"DELETE {user}/turns/{{item}}", ids={**ids, "item": "msg_1"})

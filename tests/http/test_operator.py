@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import time
@@ -12,6 +13,10 @@ from typing import Any
 import httpx2
 import pytest
 
+from agentrt.runtime.resolution import resolve
+from agentrt.store.connection import Redis, RedisOptions
+from agentrt.store.doubts import Doubts, Place
+from agentrt.store.ownership import StoreConfig
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
 from tests.harness.warm import agentrt
@@ -86,6 +91,28 @@ def test_resolved_over_http(client: httpx2.Client) -> None:
     assert notes == [
         'The outcome of the earlier call charge({}) is known now: it took effect. Its output: {"receipt":7}'
     ]
+
+
+def test_told_that_what_goes_on_has_not_begun(client: httpx2.Client, redis_server: RedisServer) -> None:
+    """Another message came first: 202, and a run that goes on behind it."""
+    conversation, effect = blocked(client)
+
+    async def know() -> None:
+        redis = Redis(RedisOptions(redis_server.url))
+        await redis.start()
+        doubts, place = Doubts(redis, StoreConfig("test")), Place.parse(effect["id"])
+        doubted = await doubts.read(place) if place is not None else None
+        assert doubted is not None
+        await resolve(doubts, doubted, False, None, "ann")
+        await redis.aclose()
+
+    asyncio.run(know())
+    ask = {"model": "slow", "conversation": conversation, "input": "w " * 400, "background": True}
+    before = client.post("/v1/responses", json=ask).json()
+    told = client.post(f"/operator/effects/{effect['id']}/resolve", json={"happened": False})
+    assert told.status_code == 202, told.text
+    client.post(f"/v1/responses/{before['id']}/cancel")
+    assert ended(client, told.json()["continued_by"])["error"] is None
 
 
 def test_resolved_by_command(client: httpx2.Client, redis_server: RedisServer) -> None:

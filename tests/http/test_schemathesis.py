@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ def test_nothing_that_the_document_does_not_tell(redis_server: RedisServer, tmp_
     env = {"AGENTRT_DEMO_DB": str(tmp_path / "demo.db"), "AGENTRT_WAIT_MS": "200"}
     with Pod(redis_server.url, name="fuzzed", target="tests.harness.agents:agents", env=env) as pod:
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{pod.url}/openapi.json", "--no-color"]
-        phases = ["--phases", "examples,fuzzing", "--no-shrink"]
+        phases = ["--phases", "examples,coverage,fuzzing", "--no-shrink"]
         options = [
             "--checks",
             ",".join(CHECKS),
@@ -35,6 +36,8 @@ def test_nothing_that_the_document_does_not_tell(redis_server: RedisServer, tmp_
             "8",
             "--max-time",
             "15",
+            "--seed",
+            os.environ.get("AGENTRT_SEED", "1"),
             "--header",
             "Authorization: Bearer x",
         ]

@@ -123,7 +123,8 @@ async def test_block(redis_server: RedisServer, redis_url: str, body: Body) -> N
         await resolve(runtime.services.doubts, doubted, False, None, "ann")
         begin = continuation(doubted)
         assert begin is not None
-        runtime.admission.bring(begin)
+        assert await runtime.admission.bring(begin)
+        assert await runtime.services.conversations.run(begin.session, begin.run), "what is told to go on has begun"
         while (state := await runtime.following.result(Place(begin.session, begin.run))) is None:
             await asyncio.sleep(0.01)
         text = orjson.loads(state.result)["output"][-1]["content"][0]["text"]
@@ -133,6 +134,27 @@ async def test_block(redis_server: RedisServer, redis_url: str, body: Body) -> N
         again = continuation(doubted)
         assert again is not None
         assert again.run == begin.run, "however often it is resolved, one run goes on"
+
+
+async def test_of_two_doubts_the_last_one_that_is_resolved_goes_on(redis_url: str) -> None:
+    """Two calls of one step; nothing is told to go on while the other one still holds up the session."""
+
+    def twice(request: ModelRequest) -> Iterable[ModelEvent]:
+        if last_words(request) == "pay" and request.items[len(request.items) - 1].type == "message":
+            yield from (ToolCall("c1", "pay", "{}"), ToolCall("c2", "pay", "{}"))
+        else:
+            yield TextDelta("ok")
+
+    agent = Agent("a", model="test:m", tools=[breaking("block")])
+    async with running(redis_url, [agent], {"m": twice}) as runtime:
+        await runtime.turn("a", "pay")
+        for number, doubted in enumerate(await runtime.services.doubts.listed()):
+            await resolve(runtime.services.doubts, doubted, False, None, "ann")
+            begin = continuation(doubted)
+            assert begin is not None
+            assert await runtime.admission.bring(begin) is (number == 1)
+            begun = await runtime.services.conversations.run(begin.session, begin.run)
+            assert (begun is not None) is (number == 1)
 
 
 async def test_what_goes_on_is_not_refused(redis_url: str) -> None:

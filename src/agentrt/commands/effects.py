@@ -15,6 +15,7 @@ from agentrt.commands.state import opened
 from agentrt.errors import AgentrtError
 from agentrt.runtime.resolution import continuation, report, resolve
 from agentrt.runtime.response import response_id
+from agentrt.store.begin import Blocked
 from agentrt.store.doubts import Doubted, Doubts, Place
 from agentrt.store.keys import lease_member
 from agentrt.store.leases import Leases
@@ -87,7 +88,8 @@ def resolve_effect(effect: str, output: str | None, denied: bool) -> None:
         if begin is not None:
             # Begun here and left at once: a pod goes on with it when the lease has run out.
             await Leases(redis, config).entering(lease_member(begin.session, begin.run, begin.token))
-            await Sessions(redis, config).begin(begin)
+            if isinstance(await Sessions(redis, config).begin(begin), Blocked):
+                begin = None
         going_on = response_id(begin.session.id, begin.run) if begin is not None else None
         return await _found(doubts, effect), going_on
 

@@ -25,10 +25,11 @@ def check_items(
     `names`: what each item is called in errors, where it is not `param[n]`. `references`: an item may be an
     `item_reference`, whose id stays.
     """
-    if isinstance(value, str):
+    text = param == "input"  # elsewhere the API knows lists only
+    if text and isinstance(value, str):
         value = [{"role": "user", "content": value}]
     if not isinstance(value, list) or not value:
-        raise invalid(f"'{param}' must be a string or a list of items", param, "invalid_type")
+        raise invalid(f"'{param}' must be {'a string or ' * text}a list of items", param, "invalid_type")
     if len(value) > bounds.items_max:
         raise invalid(f"'{param}' has more than {bounds.items_max} items", param, "array_above_max_length")
     items = []

@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from agentrt.http.errors import json_response
 from agentrt.http.schemas import SCHEMAS
+from agentrt.memory.facts import STATES
 
 __all__ = ["document", "openapi"]
 
@@ -68,7 +69,7 @@ _OPERATIONS = {
     "GET /v1/models": _Operation("ModelList"),
     "GET /v1/models/{model}": _Operation("Model", errors=(404,)),
     "GET /operator/effects": _Operation("EffectList", query=("effects_limit",)),
-    "POST /operator/effects/{effect}/resolve": _Operation("Effect", "Resolution", errors=(404, 409, 413)),
+    "POST /operator/effects/{effect}/resolve": _Operation("Effect", "Resolution", also=202, errors=(404, 409, 413)),
     "GET /operator/effects/{effect}": _Operation("Effect", errors=(404,)),
     "GET /operator/pods": _Operation("PodList"),
     "GET /operator/queue": _Operation("Queue"),
@@ -86,21 +87,21 @@ _OPERATIONS = {
 _USER = "/operator/users/{user}"
 _KEPT = (404, 413, 422)
 _OPERATIONS |= {
-    f"GET {_USER}": _Operation("Any"),
-    f"DELETE {_USER}": _Operation("Any", "Any", errors=(413,)),
-    f"GET {_USER}/facts": _Operation("Any", query=("at", "state", "attribute")),
-    f"POST {_USER}/facts": _Operation("Any", "Any", errors=_KEPT),
-    f"GET {_USER}/facts/{{fact}}": _Operation("Any", query=("at",), errors=(404,)),
-    f"DELETE {_USER}/facts/{{fact}}": _Operation("Any", errors=(404,)),
-    f"GET {_USER}/turns": _Operation("Any", query=("effects_limit", "after_number")),
-    f"POST {_USER}/turns": _Operation("Any", "Any", errors=_KEPT),
-    f"DELETE {_USER}/turns/{{item}}": _Operation("Any", errors=(404,)),
-    f"GET {_USER}/search": _Operation("Any", query=("q", "k", "at", "kinds")),
-    f"POST {_USER}/context": _Operation("Any", "Any", errors=(404, 413)),
-    f"GET {_USER}/export": _Operation("Any"),
-    f"POST {_USER}/compact": _Operation("Any", "Any", errors=(404, 413)),
-    "GET /operator/jobs": _Operation("Any"),
-    "POST /operator/jobs/revive": _Operation("Any", "Any", errors=(413,)),
+    f"GET {_USER}": _Operation("User"),
+    f"DELETE {_USER}": _Operation("Receipt", "ErasureRequest", errors=(413,)),
+    f"GET {_USER}/facts": _Operation("FactList", query=("at", "state", "attribute")),
+    f"POST {_USER}/facts": _Operation("Fact", "FactRequest", errors=_KEPT),
+    f"GET {_USER}/facts/{{fact}}": _Operation("Fact", query=("at",), errors=(404,)),
+    f"DELETE {_USER}/facts/{{fact}}": _Operation("ForgottenFact", errors=(404,)),
+    f"GET {_USER}/turns": _Operation("TurnList", query=("effects_limit", "after_number")),
+    f"POST {_USER}/turns": _Operation("Remembered", "TurnsRequest", errors=_KEPT),
+    f"DELETE {_USER}/turns/{{item}}": _Operation("ForgottenTurn", errors=(404,)),
+    f"GET {_USER}/search": _Operation("Found", query=("q", "k", "at", "kinds")),
+    f"POST {_USER}/context": _Operation("Context", "ContextRequest", errors=(404, 413)),
+    f"GET {_USER}/export": _Operation("Export"),
+    f"POST {_USER}/compact": _Operation("Tidied", "TidyRequest", errors=(404, 413)),
+    "GET /operator/jobs": _Operation("Jobs"),
+    "POST /operator/jobs/revive": _Operation("Revived", "ReviveRequest", errors=(413,)),
 }
 
 _QUERY: dict[str, _Schema] = {
@@ -108,9 +109,9 @@ _QUERY: dict[str, _Schema] = {
     "q": {"type": "string"},
     "k": {"type": "integer", "minimum": 1, "maximum": 100, "default": 10},
     "at": {"type": "string", "format": "date-time"},
-    "state": {"type": "string", "default": "all"},
+    "state": {"type": "string", "enum": ["all", *STATES], "default": "all"},
     "attribute": {"type": "string"},
-    "kinds": {"type": "string", "enum": ["facts"]},
+    "kinds": {"type": "string", "enum": ["all", "facts"], "default": "all"},
     "after_number": {"type": "integer", "minimum": 0, "default": 0},
     "limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
     "effects_limit": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
@@ -124,6 +125,7 @@ _SHOWN = {"effects_limit": "limit", "after_number": "after"}
 """Parameters that mean different things on different routes."""
 
 _ERRORS = {
+    202: "Kept; what follows from it has not begun yet.",
     400: "The request cannot be understood.",
     401: "No key, or a wrong one.",
     403: "The key may not do this.",
@@ -192,7 +194,8 @@ def _operation(route: Route, path: str, method: str, told: _Operation) -> _Schem
         "responses": _responses(told, native),
     }
     if told.takes:
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(told.takes)}}}
+        required = bool(SCHEMAS[told.takes].get("required"))
+        operation["requestBody"] = {"required": required, "content": {"application/json": {"schema": _ref(told.takes)}}}
     if told.needs_key:
         operation["security"] = [{"key": []}]
     return operation

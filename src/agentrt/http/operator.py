@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
@@ -16,6 +18,8 @@ from agentrt.store.doubts import Doubted, Place
 __all__ = ["effect", "effects", "operator_of", "resolve_effect"]
 
 _LIMIT_MAX = 1000
+_BEGUN_S = 2.0
+"""An answer waits this long for the run that goes on to begin."""
 
 
 def operator_of(request: HttpRequest) -> tuple[Surface, Principal]:
@@ -44,7 +48,11 @@ async def effect(request: HttpRequest) -> Response:
 
 
 async def resolve_effect(request: HttpRequest) -> Response:
-    """`{"happened": true, "output": any}` or `{"happened": false}`. The first resolution stands and is answered."""
+    """`{"happened": true, "output": any}` or `{"happened": false}`. The first resolution stands and is answered.
+
+    200 when the run that goes on, if any, has begun, so that no pod's death loses it; 202 while it has not, where
+    another message came first: whoever wants to be sure says it again, which does no harm.
+    """
     to, principal = operator_of(request)
     try:
         body = await read_json(request, to.bounds)
@@ -59,11 +67,13 @@ async def resolve_effect(request: HttpRequest) -> Response:
     known = await resolve(to.services.doubts, doubted, happened, body.get("output"), f"key/{principal.credential}")
     if known is None:
         raise Problem(409, "Conflict", "The effect is not in doubt.")
-    going_on = continuation(doubted)
+    going_on, status, continued_by = continuation(doubted), 200, None
     if going_on is not None:
-        to.admission.bring(going_on)
-    continued_by = None if going_on is None else response_id(going_on.session.id, going_on.run)
-    return json_response({**report(await _found(to, request)), "continued_by": continued_by})
+        bringing = to.admission.bring(going_on)
+        begun, _ = await asyncio.wait({bringing}, timeout=_BEGUN_S)
+        if not begun or bringing.result():
+            status, continued_by = (200 if begun else 202), response_id(going_on.session.id, going_on.run)
+    return json_response({**report(await _found(to, request)), "continued_by": continued_by}, status)
 
 
 async def _found(to: Surface, request: HttpRequest) -> Doubted:

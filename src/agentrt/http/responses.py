@@ -108,7 +108,10 @@ async def retrieve(request: HttpRequest) -> ASGIApp:
     to = surface(request)
     after = _cursor(request)
     session, run, stored = await _stored(to, request)
-    if request.query_params.get("stream") == "true":
+    stream = request.query_params.get("stream", "false")
+    if stream not in {"true", "false"}:
+        raise invalid("'stream' must be `true` or `false`", "stream")
+    if stream == "true":
         return EventStream(to.following.frames(Place(session, run), after), to.runs.gone)
     return json_response(_body(session, run, stored))
 

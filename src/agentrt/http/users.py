@@ -5,7 +5,7 @@ The tenant is that of the operator's key, or `?tenant=`: an operator's key is fo
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -20,6 +20,7 @@ from agentrt.http.errors import ApiError, Problem, json_response
 from agentrt.http.operator import operator_of
 from agentrt.http.surface import Surface
 from agentrt.memory.dates import moment
+from agentrt.memory.facts import STATES
 from agentrt.runtime.clock import wall_ms
 from agentrt.runtime.forgetting import Busy, NoSuchMemory
 from agentrt.runtime.people import Refused, Said
@@ -30,7 +31,7 @@ __all__ = ["USER_ROUTES"]
 _K_MAX = 100
 _TEXT_MAX = 65_536
 _ITEMS_MAX = 1_000
-_ROLES = frozenset({"user", "assistant", "tool", "system"})
+_ROLES = ("user", "assistant", "tool", "system")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def _route(handler: _Handler) -> Callable[[HttpRequest], Awaitable[Response]]:
     @wraps(handler)
     async def checked(request: HttpRequest) -> Response:
         to, principal = operator_of(request)
-        tenant = request.query_params.get("tenant") or principal.tenant
+        tenant = request.query_params.get("tenant", principal.tenant)
         user = request.path_params["user"]
         if not is_name(tenant) or not is_name(user):
             raise Problem(400, "Bad Request", "Tenants and users match [A-Za-z0-9_-]{1,64}.")
@@ -94,6 +95,13 @@ def _text(body: dict[str, Any], name: str, default: str | None = None, most: int
     return value
 
 
+def _choice(given: Mapping[str, Any], name: str, default: str, *others: str) -> str:
+    value = given.get(name, default)
+    if value not in (default, *others):
+        raise Problem(400, "Bad Request", f"'{name}' must be one of {', '.join((default, *others))}.")
+    return str(value)
+
+
 def _flag(body: dict[str, Any], name: str) -> bool:
     value = body.get(name, False)
     if not isinstance(value, bool):
@@ -110,7 +118,7 @@ async def facts(asked: _Asked) -> Any:
     """All facts with their states, at `at` (default now); `state=active` and `attribute=` choose."""
     query = asked.request.query_params
     found = await asked.to.people.facts(asked.user, _moment(query.get("at"), "at", wall_ms()))
-    state, attribute = query.get("state", "all"), query.get("attribute")
+    state, attribute = _choice(query, "state", "all", *STATES), query.get("attribute")
     chosen = [one for one in found if state in {"all", one["state"]} and attribute in {None, one["attribute"]}]
     return {"facts": chosen}
 
@@ -127,8 +135,8 @@ async def set_fact(asked: _Asked) -> Any:
         attribute=_text(body, "attribute"),
         value=_text(body, "value"),
         subject=_text(body, "subject", "user"),
-        negative=_text(body, "polarity", "+") == "-",
-        one=_text(body, "card", "one") == "one",
+        negative=_choice(body, "polarity", "+", "-") == "-",
+        one=_choice(body, "card", "one", "many") == "one",
         until=until,
         at=_moment(body.get("at"), "at", wall_ms()),
         replaces=_text(body, "replaces", ""),
@@ -167,9 +175,9 @@ async def remember(asked: _Asked) -> Any:
     for item in items:
         if not isinstance(item, dict):
             raise Problem(400, "Bad Request", "Each of 'items' must be an object.")
-        identifier, role = _text(item, "id", most=128), _text(item, "role", "user")
-        if not identifier or role not in _ROLES:
-            raise Problem(400, "Bad Request", f"Each of 'items' needs an 'id', and a 'role' of {sorted(_ROLES)}.")
+        identifier, role = _text(item, "id", most=128), _choice(item, "role", *_ROLES)
+        if not identifier:
+            raise Problem(400, "Bad Request", "Each of 'items' needs an 'id'.")
         at = _moment(item.get("at"), "at", wall_ms())
         session, speaker = _text(item, "conversation", "", 128), _text(item, "speaker", "", 128)
         said.append(Said(identifier, role, _text(item, "text"), at, session, speaker))
@@ -191,7 +199,8 @@ async def search(asked: _Asked) -> Any:
         raise Problem(400, "Bad Request", "'q' must be a question.")
     at = _moment(query.get("at"), "at", wall_ms())
     k = _number(asked.request, "k", 10, 1, _K_MAX)
-    return await asked.to.people.search(asked.user, question, k, at, facts_only=query.get("kinds") == "facts")
+    facts_only = _choice(query, "kinds", "all", "facts") == "facts"
+    return await asked.to.people.search(asked.user, question, k, at, facts_only=facts_only)
 
 
 async def context(asked: _Asked) -> Any:

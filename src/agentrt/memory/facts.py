@@ -9,14 +9,26 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import orjson
 
 from agentrt.memory.lexicon import normal
 from agentrt.store.keys import derive_id
 
-__all__ = ["SAFETY", "Fact", "Sighting", "Statement", "drop_item", "fact_id", "forget", "observe", "settle", "shown"]
+__all__ = [
+    "SAFETY",
+    "STATES",
+    "Fact",
+    "Sighting",
+    "Statement",
+    "drop_item",
+    "fact_id",
+    "forget",
+    "observe",
+    "settle",
+    "shown",
+]
 
 SAFETY = frozenset(
     {"allergy", "allergies", "allergic_to", "intolerance", "intolerances", "sensitivity", "condition", "conditions"}
@@ -33,6 +45,8 @@ _MARGIN = 0.1
 """A "no" about something that concerns safety may be this much less certain than the "yes" that it takes back."""
 
 State = Literal["active", "superseded", "retracted", "forgotten"]
+STATES = (*get_args(State), "expired")
+"""All that `Fact.state_at` says."""
 
 
 class Sighting(NamedTuple):

@@ -327,20 +327,23 @@ class Admission:
         if not granted:
             self._services.leases.end(member)
 
-    def bring(self, message: Begin) -> None:
+    def bring(self, message: Begin) -> asyncio.Task[bool]:
         """Begin a message that no client waits for, and work on it.
 
         It goes on with what was admitted before: the queue's limit and the tenant's quota do not refuse it, and nobody
-        would send it again, so it is tried for as long as this pod is there.
+        would send it again, so it is tried for as long as this pod is there. The task ends when it has begun, and would
+        be gone on with by others; it says False where another effect in doubt holds up the session.
         """
-        self._runs.spawn(self._bring_admitted(message))
+        return self._runs.spawn(self._bring_admitted(message))
 
-    async def _bring_admitted(self, message: Begin) -> None:
+    async def _bring_admitted(self, message: Begin) -> bool:
         while True:
             room = self._runs.free > 0
             self._runs.expected += room
             try:
                 place = await self._begin(message, None, room)
+            except InDoubt:
+                return False
             except (Locked, StoreUnavailable) as error:
                 if self._runs.gone.is_set():
                     raise
@@ -350,7 +353,7 @@ class Admission:
             if place.owned is not None:  # it counts all the same
                 self._services.allowance.work(message.session.tenant, message.session.id, place.run, again=True)
             self._work_on(message, place)
-            return
+            return True
 
     async def go_on(self, message: Begin, run: str) -> None:
         """Work on a message that somebody else had brought here first, in the line or at work, and left as this run."""
