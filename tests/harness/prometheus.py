@@ -85,7 +85,9 @@ class Alertmanager(_Process):
 
 
 class Prometheus(_Process):
-    """A real one, which scrapes pods every `period_s` under the labels that a ServiceMonitor would add."""
+    """A real one, which scrapes pods every `period_s` under the labels that a ServiceMonitor would add; or whatever a
+    file says, `config`.
+    """
 
     def __init__(
         self,
@@ -94,8 +96,14 @@ class Prometheus(_Process):
         rules: Path | None = None,
         period_s: float = 1.0,
         alertmanager: Alertmanager | None = None,
+        config: Path | None = None,
     ) -> None:
         super().__init__()
+        self._config = config or self._written(pods, rules, period_s, alertmanager)
+
+    def _written(
+        self, pods: Iterable[Pod], rules: Path | None, period_s: float, alertmanager: Alertmanager | None
+    ) -> Path:
         period = f"{int(period_s * 1000)}ms"
         job = {
             "job_name": "agentrt",
@@ -109,8 +117,10 @@ class Prometheus(_Process):
         if alertmanager is not None:
             target = {"targets": [f"127.0.0.1:{alertmanager.port}"]}
             config["alerting"] = {"alertmanagers": [{"static_configs": [target]}]}
-        (self.folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+        written = self.folder / "prometheus.yml"
+        written.write_text(yaml.safe_dump(config))
         self.watch({"agentrt": pods})
+        return written
 
     def watch(self, services: Mapping[str, Iterable[Pod]], namespace: str = NAMESPACE) -> None:
         """Scrape these pods from now on, by the name of their Service; what is not named any more is forgotten."""
@@ -125,7 +135,7 @@ class Prometheus(_Process):
     def __enter__(self) -> Prometheus:
         self._start(
             "prometheus",
-            f"--config.file={self.folder}/prometheus.yml",
+            f"--config.file={self._config}",
             f"--storage.tsdb.path={self.folder}/data",
             f"--web.listen-address=127.0.0.1:{self.port}",
             "--enable-feature=exemplar-storage",
