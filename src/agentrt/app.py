@@ -148,6 +148,7 @@ class PodApp:
         self.app = app
         self._drain_runs_s = drain_runs_s
         self._header = (b"x-agentrt-pod", pod.encode())
+        self._leaving: tuple[tuple[bytes, bytes], ...] = ()
         self._telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -160,7 +161,7 @@ class PodApp:
         async def send_with_header(message: Message) -> None:
             nonlocal answered
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), self._header]
+                message["headers"] = [*message.get("headers", ()), self._header, *self._leaving]
                 endpoint = scope.get("endpoint")
                 route = f"{endpoint.__module__.rpartition('.')[2]}.{endpoint.__name__}" if endpoint else "none"
                 self._telemetry.http.labels(route, message["status"]).inc()
@@ -188,8 +189,11 @@ class PodApp:
         return told
 
     def begin_drain(self) -> None:
-        """Say that this pod goes away: unready, and nothing is taken from the queue; requests are served as before."""
+        """Say that this pod goes away: unready, and nothing is taken from the queue; requests are served as before, but
+        each is the last one of its connection.
+        """
         to: Surface = self.app.state.surface
+        self._leaving = ((b"connection", b"close"),)
         to.readiness.draining = True
         to.worker.stop()
 

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import importlib
 import ipaddress
 import os
-import signal
 import socket
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
 import uvicorn
 
 from agentrt.agent import Agent
-from agentrt.app import PodApp, create_app
+from agentrt.app import create_app
 from agentrt.assembly import Deps
 from agentrt.commands.doctor import doctor
 from agentrt.commands.effects import effects
@@ -33,12 +29,12 @@ from agentrt.errors import AgentrtError, SettingsError
 from agentrt.http.protocol import BoundedProtocol
 from agentrt.logs import configure
 from agentrt.runtime.doctor import preflight
+from agentrt.server import Server
 from agentrt.settings import Settings, describe
 from agentrt.store.connection import RedisOptions, check_url
 
 __all__ = ["main"]
 
-_READY_FD = "AGENTRT_READY_FD"
 _IDLE_S = 75
 """Idle connections are kept for longer than load balancers keep theirs, most of them 60 s: who closes first must not be
 the one to whom the next request is just under way."""
@@ -89,54 +85,6 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-class _Server(uvicorn.Server):
-    """Tells the supervisor, over an inherited pipe, when this pod serves; leaves in good order on SIGTERM.
-
-    The first SIGTERM makes the pod unready; it serves on for `drain_s`, then closes its port, lets its runs end and
-    hands over the rest. A second one ends it at once, as a kill would.
-    """
-
-    def __init__(self, config: uvicorn.Config, app: PodApp, drain_s: float) -> None:
-        super().__init__(config)
-        self._pod_app = app
-        self._drain_s = drain_s
-        self._leave_at: float | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if sig != signal.SIGTERM or self._loop is None:
-            super().handle_exit(sig, frame)
-        elif self._leave_at is None:
-            self._captured_signals.append(sig)
-            self._leave_at = time.monotonic() + self._drain_s
-            self._loop.call_soon_threadsafe(self._pod_app.begin_drain)
-        else:
-            signal.signal(sig, signal.SIG_DFL)
-            signal.raise_signal(sig)
-
-    async def on_tick(self, counter: int) -> bool:
-        if self._leave_at is not None and time.monotonic() >= self._leave_at:
-            self.should_exit = True
-        return await super().on_tick(counter)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        draining = asyncio.create_task(self._pod_app.drain())
-        await super().shutdown(sockets=sockets)  # closes the port, waits for answers, then stops the app
-        await draining
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        self._loop = asyncio.get_running_loop()
-        # What is there by now stays; a full collection over it in the middle of the traffic would find nothing.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 50)
-        descriptor = os.environ.pop(_READY_FD, "")
-        if descriptor and self.started:
-            os.write(int(descriptor), b"ready\n")
-            os.close(int(descriptor))
-
-
 @click.group()
 @click.version_option(package_name="agentrt")
 def main() -> None:
@@ -182,7 +130,7 @@ def serve(target: str, host: str, port: int, reuse_port: bool, deps: str | None)
         timeout_keep_alive=_IDLE_S,
         timeout_graceful_shutdown=settings.drain_runs_s + _CUT_S,
     )
-    server = _Server(config, app, settings.drain_s)
+    server = Server(config, app, settings.drain_s)
     server.run(sockets=[listening])
     if not server.started:
         raise click.exceptions.Exit(1)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -96,7 +98,7 @@ def ready(pod: Pod) -> tuple[int, str]:
 
 
 def test_unready_at_once_and_serving_on(redis_server: RedisServer) -> None:
-    """Readiness off, requests served until the window is over, then the process is gone."""
+    """Readiness off, requests served until the window is over, each the last of its connection, then it is gone."""
     with pod(redis_server, "d-a", 2, 2) as a:
         assert ready(a) == (200, "ok")
         a.signal(signal.SIGTERM)
@@ -104,7 +106,7 @@ def test_unready_at_once_and_serving_on(redis_server: RedisServer) -> None:
         wait_until(lambda: ready(a) == (503, "draining"), 0.5)
         while time.monotonic() - begun < 1.5:
             answer = httpx2.post(f"{a.url}/v1/responses", json={"model": "echo", "input": "hi"})
-            assert answer.status_code == 200
+            assert (answer.status_code, answer.headers["connection"]) == (200, "close")
         ended(a, 3)
 
 
@@ -296,3 +298,44 @@ def restarted_one_by_one(
 def test_a_rolling_restart_fails_no_request(redis_server: RedisServer, draining: bool) -> None:
     """All pods restarted one by one behind HAProxy without retries. The control restarts them without a drain."""
     restarted_one_by_one(redis_server, HAProxy, draining)
+
+
+ASK = (
+    b"POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 32\r\n\r\n"
+    b'{"model": "echo", "input": "hi"}'
+)
+
+
+def knock(port: int, pause_s: float, unanswered: list[str]) -> int:
+    """Connect, ask and read, again and again, until nobody is there; how often there was an answer."""
+    answered = 0
+    while True:
+        try:
+            connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+        except ConnectionRefusedError:
+            return answered
+        with connection:
+            try:
+                time.sleep(pause_s)
+                connection.sendall(ASK)
+                got = connection.recv(100)
+            except OSError as error:
+                got = repr(error).encode()
+        if got.startswith(b"HTTP/1.1 200"):
+            answered += 1
+        else:
+            unanswered.append(got.decode())
+
+
+@pytest.mark.parametrize("pause_s", [0, 0.02], ids=["asks at once", "asks after a moment"])
+def test_who_could_connect_is_answered(redis_server: RedisServer, pause_s: float) -> None:
+    """No drain, and no balancer that looks: the port is closed in the middle of the traffic, but not on anybody."""
+    unanswered: list[str] = []
+    for _ in range(4):
+        with pod(redis_server, "d-k", 0, 5) as one, ThreadPoolExecutor(12) as callers:
+            calls = [callers.submit(knock, one.port, pause_s, unanswered) for _ in range(12)]
+            time.sleep(0.5)
+            one.signal(signal.SIGTERM)
+            assert sum(call.result() for call in calls) > 50
+            ended(one, 20)
+    assert not unanswered, unanswered[:5]

@@ -1,6 +1,10 @@
-"""uvicorn's HTTP protocol with a bound on what comes before the body: it has none of its own."""
+"""uvicorn's HTTP protocol with a bound on what comes before the body, which it has none of, and a sign of the first
+request."""
 
 from __future__ import annotations
+
+import asyncio
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -24,6 +28,25 @@ class BoundedProtocol(HttpToolsProtocol):
     _in_head = False
     _head_bytes = 0
     _refused = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.asked: asyncio.Future[None] = self.loop.create_future()
+        """Done when a first request was read, or the connection is gone."""
+
+    def on_message_complete(self) -> None:
+        """A request is here, to its end."""
+        super().on_message_complete()
+        self._told()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The other side, or this one, has closed it."""
+        super().connection_lost(exc)
+        self._told()
+
+    def _told(self) -> None:
+        if not self.asked.done():
+            self.asked.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         """More bytes of the connection. Those of a head that is not complete are counted."""
