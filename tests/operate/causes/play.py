@@ -20,8 +20,6 @@ __all__ = ["CAUSES", "UNSEEN", "Result", "play", "play_all"]
 UNSEEN = {
     "AgentrtRedisFsyncDelayed": "wants a disk that is slow",
     "AgentrtRedisSnapshotOld": "wants a snapshot two days old",
-    "AgentrtMemoryJobsBuried": "wants agents with an extractor that answers nonsense",
-    "AgentrtMemoryJobsLate": "wants agents with an extractor, and a thousand users that it is too slow for",
 }
 """Alerts whose causes are not played here; `promtool` shows them to fire on made-up series."""
 

@@ -66,6 +66,34 @@ def dead_letter(stage: Stage) -> Iterator[None]:
     yield
 
 
+@cause("AgentrtMemoryJobsBuried")
+def memory_jobs_buried(stage: Stage) -> Iterator[None]:
+    """A job of the memory is of an agent that no pod has any more; then it is made to be its last try."""
+    server = stage.redis()
+    stage.pod(server.url)
+    client = stage.client(server)
+    yield
+    client.hset(KEYS.marks, "user/dev/u1/nobody#", 100)
+    client.zadd(KEYS.jobs, {"user/dev/u1/nobody": 0})
+    until(lambda: client.hlen(KEYS.buried) == 1, 20, "the end of the tries")
+    yield
+    client.delete(KEYS.buried)
+    yield
+
+
+@cause("AgentrtMemoryJobsLate")
+def memory_jobs_late(stage: Stage) -> Iterator[None]:
+    """A thousand users and one have jobs that are due, and no pod does any."""
+    server = stage.redis()
+    stage.pod(server.url, AGENTRT_MEMORY_JOBS="0")
+    client = stage.client(server)
+    yield
+    client.zadd(KEYS.jobs, {f"user/dev/u{number}/worker": 0 for number in range(1001)})
+    yield
+    client.delete(KEYS.jobs)
+    yield
+
+
 @cause("AgentrtOwnershipLost")
 def ownership_lost(stage: Stage) -> Iterator[None]:
     """A pod stands still (SIGSTOP) for longer than its lease, and wakes up to find its run another's."""
