@@ -34,8 +34,8 @@ PORT ?= 8000
 PODS ?= 2
 AGENT ?= agentrt.demo:agents
 COVERAGE_MIN ?= 80
-# Most tests wait for processes, not for a core; those of tests/fault are about time: they run alone, and their pods as
-# they are in production, without the tracer of the coverage. Those of tests/chaos are not, and run beside others.
+# Most tests wait for processes, not for a core; those of tests/fault are about time: they run alone, and without the tracer
+# of the coverage. Those of tests/chaos are not, and run beside others.
 WORKERS ?= 3
 PYTEST_ARGS ?=
 UPGRADE ?=

@@ -74,7 +74,7 @@ def _measure(stage: _Stage, figures: Figures, rounds: int, turns: int, seconds: 
         for _ in range(rounds):
             for count in PODS:
                 say(f"{count} pods")
-                figures.busy[count].append(stage.cost(fleets[count], Shape(SLOTS, turns, 100)))
+                figures.busy[count].append(stage.cost(fleets[count], Shape(SLOTS * count, turns * count, 100)))
             figures.few.append(stage.cost(fleets[1], Shape(SLOTS, turns, 100)))
         say("idle sessions")
         fleets[1].prefill(idle, _IDLE_ITEMS)
@@ -95,7 +95,8 @@ def _slots(stage: _Stage, figures: Figures, fleet: Fleet, seconds: float) -> Non
 
 # --- the section of the page ------------------------------------------------------------------------------------------
 
-_TEXT = f"""Pods share one core. *CPU*: 4 connections spread over the pods, models that take no time. *Slots*:
+_TEXT = f"""Pods share one core. *CPU*: 4 connections to each pod, as more pods are for more load (the fewer at once
+on a pod, the fewer share its writes: goal 1 has 1 and 16); models that take no time. *Slots*:
 pods that work on at most {SLOTS} runs at once, models of {MODEL_MS} ms, 2, 8 and 32 connections in a closed
 loop; what finds no slot waits in the queue and is answered through it. *Idle sessions*: the same load on one
 pod before and after {_IDLE:,} conversations more are in Redis."""
@@ -129,7 +130,7 @@ def section(figures: Figures, redis_version: str) -> Section:
     ]
     metrics = {"cpu_us": "CPU of the pods, µs", "redis_cpu_us": "CPU of Redis, µs", "turns_s": "turns/s"}
     busy = Table(
-        ("a turn, 4 at once", *(f"{pods} pod{'s' * (pods > 1)}" for pods in PODS)),
+        ("a turn, 4 at once on each pod", *(f"{pods} pod{'s' * (pods > 1)}" for pods in PODS)),
         [[what, *(number(_median(figures.busy[pods], name)) for pods in PODS)] for name, what in metrics.items()],
     )
     rows = [

@@ -141,6 +141,13 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     return answer
 
 
+def _has_body(scope: Scope) -> bool:
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        for name, value in scope["headers"]
+    )
+
+
 class PodApp:
     """A pod as a server runs it: says on every response which pod gave it, counts it, and knows how to leave."""
 
@@ -156,12 +163,20 @@ class PodApp:
             await self.app(scope, receive, self._plainly(send))
             return
 
-        answered = False
+        answered, read = False, not _has_body(scope)
+
+        async def receive_to_its_end() -> Message:
+            nonlocal read
+            message = await receive()
+            read = message["type"] == "http.request" and not message.get("more_body", False)
+            return message
 
         async def send_with_header(message: Message) -> None:
             nonlocal answered
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), self._header, *self._leaving]
+                # A connection that is closed with a part of its request unread is reset, and the answer with it.
+                last = self._leaving if read else ()
+                message["headers"] = [*message.get("headers", ()), self._header, *last]
                 endpoint = scope.get("endpoint")
                 route = f"{endpoint.__module__.rpartition('.')[2]}.{endpoint.__name__}" if endpoint else "none"
                 self._telemetry.http.labels(route, message["status"]).inc()
@@ -169,7 +184,7 @@ class PodApp:
             answered = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         try:
-            await self.app(scope, receive, send_with_header)
+            await self.app(scope, receive_to_its_end if self._leaving else receive, send_with_header)
         except Exception:
             if not answered:
                 raise

@@ -1,4 +1,4 @@
-"""The HTTP server of a pod: uvicorn, which says when it serves, and leaves without losing a request."""
+"""The HTTP server of a pod: uvicorn, which says when it serves, and does not leave anybody who has just connected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Server"]
 
 _READY_FD = "AGENTRT_READY_FD"
 _SHAKEN_S = 0.05
-"""A handshake that has begun is over by then."""
+"""A handshake that has begun is over by then, where round trips are shorter."""
 _ASK_S = 1.0
 """Who has connected before the port is closed may ask for so long."""
 _SO_ATTACH_FILTER = 26
@@ -81,16 +81,19 @@ class Server(uvicorn.Server):
             os.close(int(descriptor))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._close_port(sockets or [])
-        draining = asyncio.create_task(self._pod_app.drain())
-        await super().shutdown(sockets=sockets)  # closes idle connections, waits for answers, then stops the app
-        await draining
+        try:
+            await self._close_port(sockets or [])
+        finally:
+            draining = asyncio.create_task(self._pod_app.drain())
+            await super().shutdown(sockets=sockets)  # closes idle connections, waits for answers, then stops the app
+            await draining
 
     async def _close_port(self, sockets: Sequence[socket.socket]) -> None:
         """Nobody connects any more; who has connected may still ask.
 
         A balancer that looks at no readiness has sent requests until now. One that cannot connect asks the next pod;
-        one that could, and is not answered, does not know whether it may.
+        one that could, and is not answered, does not know whether it may. (Who holds a connection from before is told
+        to leave it with each answer of the drain.)
         """
         for listening in sockets:
             _shut_out(listening)
@@ -102,7 +105,10 @@ class Server(uvicorn.Server):
             listening.close()
         for connection in accepted:
             connection.setblocking(False)
-            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+            try:
+                await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+            except (OSError, RuntimeError):  # its other side has gone
+                connection.close()
         asking = [one.asked for one in self.server_state.connections if isinstance(one, BoundedProtocol)]
         if asking:
             await asyncio.wait(asking, timeout=_ASK_S)
@@ -127,7 +133,10 @@ def _shut_out(listening: socket.socket) -> None:
 def _accepted(listening: socket.socket) -> list[socket.socket]:
     """The connections that are there and were not accepted yet."""
     found = []
-    with suppress(OSError):  # BlockingIOError: no more
-        while True:
+    while True:
+        try:
             found.append(listening.accept()[0])
-    return found
+        except ConnectionAbortedError:  # gone while it waited
+            continue
+        except OSError:  # BlockingIOError: no more
+            return found

@@ -29,7 +29,10 @@ def ready(url: str) -> bool:
 
 
 class Pod:
-    """One pod on a port of its own. `env` overrides the environment; `entry` replaces `-m agentrt.cli`."""
+    """One pod on a port of its own. `env` overrides the environment; `entry` replaces `-m agentrt.cli`.
+
+    `cold`: it begins from nothing, as in production, also where others are forks.
+    """
 
     warm = False
     """Whether pods are forks of a process that has imported what they need, see `tests.harness.warm`."""
@@ -43,6 +46,7 @@ class Pod:
         port: int | None = None,
         env: dict[str, str] | None = None,
         entry: tuple[str, ...] = ("-m", "agentrt.cli"),
+        cold: bool = False,
     ) -> None:
         self.name = name
         self.port = port or free_port()
@@ -52,7 +56,7 @@ class Pod:
         self._env = {**clean, "AGENTRT_REDIS_URL": redis_url, "AGENTRT_POD": name, **(env or {})}
         self._command = [*entry, "serve", target, "--port", str(self.port)]
         self._process: subprocess.Popen[bytes] | WarmProcess | None = None
-        self._cold = not self.warm or "PYTHONPATH" in (env or {})
+        self._cold = cold or not self.warm or "PYTHONPATH" in (env or {})
 
     @property
     def url(self) -> str:

@@ -2,7 +2,7 @@
 
 A pod takes more than a second of CPU to import what it consists of, most of what a test with pods of its own costs.
 Behind the fork nothing is shared: each is a process of its own, with environment, signals and exit status like any
-other. Benches, soaks and tests of the start itself begin their processes as production does.
+other. What is run by hand (benches, soaks, kills), and the tests of the start itself, begin as production does.
 """
 
 from __future__ import annotations

@@ -104,6 +104,11 @@ def test_what_is_missing_is_said_where_it_is_declared(tmp_path: Path, monkeypatc
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(DeclarationError, match=r"with a tokenizer\.json"):
         OnnxEmbedder(tmp_path)
+    model(tmp_path)
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_max_tokens": True}))
+    with pytest.raises(DeclarationError, match=r"wants pooling_mode_max_tokens"):
+        OnnxEmbedder(tmp_path)
     monkeypatch.setattr(subject, "_NEEDS", ("numpy", "not_there"))
     with pytest.raises(DeclarationError, match=r"needs not_there: install agentrt\[onnx\]"):
         OnnxEmbedder(tmp_path)

@@ -1,4 +1,5 @@
-"""The processes of `compose.yaml`, with its commands, settings and files; only hosts and ports are this machine's.
+"""The processes of `compose.yaml`, with its commands, settings and files; hosts and ports are this machine's, and pods
+do not drain, so that the tests end sooner.
 
 Left to an engine: the images, the mounts, and Grafana (whose dashboards `test_dashboards` asks of a real Prometheus).
 """
@@ -76,13 +77,18 @@ def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
 def test_a_conversation_over_both_pods_and_a_restart_of_redis(composed: Composed) -> None:
     with httpx2.Client(base_url=composed.api, timeout=30, headers={"connection": "close"}) as client:
         conversation = client.post("/v1/conversations", json={}).json()["id"]
+        served = set()
         for said in ("one", "two", "three"):
             body = {"model": "echo", "input": said, "conversation": conversation}
-            assert client.post("/v1/responses", json=body).raise_for_status().json()["status"] == "completed"
+            answer = client.post("/v1/responses", json=body).raise_for_status()
+            assert answer.json()["status"] == "completed"
+            served.add(answer.headers["x-agentrt-pod"])
+        assert served == set(PODS)
         composed.redis.kill()
         composed.redis.start()
-        wait_until(lambda: client.get("/readyz").status_code == 200, 20, "pods that have Redis again")
-        kept = client.get(f"/v1/conversations/{conversation}/items", params={"order": "asc"}).json()["data"]
+        items = f"/v1/conversations/{conversation}/items?order=asc"
+        wait_until(lambda: client.get(items).status_code == 200, 20, "pods that have Redis again")
+        kept = client.get(items).raise_for_status().json()["data"]
     assert [item["content"][0]["text"] for item in kept if item["role"] == "user"] == ["one", "two", "three"]
 
 

@@ -12,7 +12,8 @@ import pytest
 from agentrt.agent import Agent, Effect
 from agentrt.models.base import ModelEvent, ModelRequest, TextDelta, ToolCall
 from agentrt.models.scripted import last_user_text
-from agentrt.runtime.admission import Locked, Place
+from agentrt.runtime.admission import Place
+from agentrt.runtime.refusals import Locked
 from agentrt.tools.function import tool
 from tests.runtime.conftest import Runtime, running
 

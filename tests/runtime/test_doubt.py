@@ -12,8 +12,9 @@ import pytest
 
 from agentrt.agent import Agent, Effect, ToolContext
 from agentrt.models.base import ModelEvent, ModelRequest, TextDelta, ToolCall
-from agentrt.runtime.admission import InDoubt, Overloaded, Place
+from agentrt.runtime.admission import Place
 from agentrt.runtime.calls import IN_DOUBT_TEXT, Call, next_move
+from agentrt.runtime.refusals import InDoubt, Overloaded
 from agentrt.runtime.resolution import continuation, report, resolve
 from agentrt.runtime.turn import TurnEnd
 from agentrt.store.doubts import Doubted

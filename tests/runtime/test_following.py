@@ -16,8 +16,9 @@ from agentrt.agent import Agent
 from agentrt.http import answers
 from agentrt.http.surface import Surface
 from agentrt.models.base import ModelEvent, ModelRequest, TextDelta
-from agentrt.runtime.admission import Locked, Place
+from agentrt.runtime.admission import Place
 from agentrt.runtime.log import Frame, Listener
+from agentrt.runtime.refusals import Locked
 from agentrt.store.keys import SessionKeys, new_id
 from tests.harness.proxy import ByteProxy
 from tests.harness.redis_server import RedisServer

@@ -12,7 +12,8 @@ import pytest
 from agentrt.agent import Agent, Effect, Limits
 from agentrt.models.base import ModelEvent, ModelRequest, TextDelta, ToolCall
 from agentrt.records import Request
-from agentrt.runtime.admission import OtherBody, Place
+from agentrt.runtime.admission import Place
+from agentrt.runtime.refusals import OtherBody
 from agentrt.store.begin import Ended, Steered
 from agentrt.tools.function import tool
 from tests.runtime.conftest import Runtime, running

@@ -74,9 +74,9 @@ annotations:
 
 {{- define "agentrt.grace" -}}
 {{- with .Values.drain -}}
-{{- $least := add .preStopSeconds .seconds .runsSeconds 10 -}}
+{{- $least := add .preStopSeconds .seconds .runsSeconds 12 -}}
 {{- if kindIs "invalid" .terminationGracePeriodSeconds -}}
-{{- add $least 5 -}}
+{{- add $least 3 -}}
 {{- else -}}
 {{- if lt (int .terminationGracePeriodSeconds) (int $least) -}}
 {{- fail (printf "drain.terminationGracePeriodSeconds is %d, but a pod needs %d s to leave in good order" (int .terminationGracePeriodSeconds) (int $least)) -}}

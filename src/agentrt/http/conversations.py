@@ -15,7 +15,7 @@ from agentrt.http.items import check_items
 from agentrt.http.requests import conversation_keys, idempotency_key
 from agentrt.http.surface import Page, Surface, page_of, spliced_list, surface
 from agentrt.records import Item, parse_item_id
-from agentrt.runtime.admission import Locked, OtherBody
+from agentrt.runtime.refusals import Locked, OtherBody
 from agentrt.store.conversations import Header
 from agentrt.store.keys import SessionKeys, derive_id, new_id
 

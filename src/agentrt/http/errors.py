@@ -12,8 +12,8 @@ from starlette.responses import Response
 
 from agentrt.errors import DeclarationError, ForeignState, OwnershipLost, SchemaNewer, StoreUnavailable
 from agentrt.http.limits import quota_headers
-from agentrt.runtime.admission import InDoubt, Leaving, Locked, NoSuchSession, OtherBody, Overloaded
 from agentrt.runtime.allowance import QuotaExceeded
+from agentrt.runtime.refusals import InDoubt, Leaving, Locked, NoSuchSession, OtherBody, Overloaded
 from agentrt.store.access import Left
 
 __all__ = ["ApiError", "Problem", "invalid", "json_response", "not_found", "to_api_error"]

@@ -95,8 +95,8 @@ _OPERATIONS |= {
     f"DELETE {_USER}/facts/{{fact}}": _Operation("ForgottenFact", errors=(404,)),
     f"GET {_USER}/turns": _Operation("TurnList", query=("effects_limit", "after_number")),
     f"POST {_USER}/turns": _Operation("Remembered", "TurnsRequest", errors=_KEPT),
-    f"DELETE {_USER}/turns/{{item}}": _Operation("ForgottenTurn", errors=(404,)),
-    f"GET {_USER}/search": _Operation("Found", query=("q", "k", "at", "kinds")),
+    f"DELETE {_USER}/turns/{{item}}": _Operation("ForgottenTurn", errors=(404, 409)),
+    f"GET {_USER}/search": _Operation("Found", query=("q", "k", "at", "kinds"), errors=(404,)),
     f"POST {_USER}/context": _Operation("Context", "ContextRequest", errors=(404, 413)),
     f"GET {_USER}/export": _Operation("Export"),
     f"POST {_USER}/compact": _Operation("Tidied", "TidyRequest", errors=(404, 413)),
@@ -106,7 +106,7 @@ _OPERATIONS |= {
 
 _QUERY: dict[str, _Schema] = {
     "tenant": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
-    "q": {"type": "string"},
+    "q": {"type": "string", "minLength": 1, "maxLength": 65_536},
     "k": {"type": "integer", "minimum": 1, "maximum": 100, "default": 10},
     "at": {"type": "string", "format": "date-time"},
     "state": {"type": "string", "enum": ["all", *STATES], "default": "all"},
@@ -121,6 +121,9 @@ _QUERY: dict[str, _Schema] = {
     "starting_after": {"type": "integer", "minimum": 0},
 }
 
+_MUST = {"q"}
+"""Parameters that must be there."""
+
 _SHOWN = {"effects_limit": "limit", "after_number": "after"}
 """Parameters that mean different things on different routes."""
 
@@ -132,7 +135,7 @@ _ERRORS = {
     404: "Not there, or not yours.",
     409: "Busy, or in a state that excludes it.",
     413: "The body is too long.",
-    422: "The Idempotency-Key was used with another body, or the model gave no summary.",
+    422: "The Idempotency-Key was used with another body, the model gave no summary, or the write gate refuses this.",
     429: "Too much at once; see Retry-After.",
     500: "A defect of the server.",
     503: "The server cannot serve now; see Retry-After.",
@@ -183,7 +186,7 @@ def _operation(route: Route, path: str, method: str, told: _Operation) -> _Schem
     ]
     for name in (*told.query, "tenant") if path.startswith(_USER) else told.query:
         shown = _SHOWN.get(name, name)
-        parameters.append({"name": shown, "in": "query", "required": False, "schema": _QUERY[name]})
+        parameters.append({"name": shown, "in": "query", "required": name in _MUST, "schema": _QUERY[name]})
     if method == "POST" and path in _KEYED:
         text = {"type": "string", "maxLength": 255}
         parameters.append({"name": "Idempotency-Key", "in": "header", "required": False, "schema": text})

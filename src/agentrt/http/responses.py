@@ -19,7 +19,8 @@ from agentrt.http.sse import EventStream
 from agentrt.http.surface import Surface, page_of, spliced_list, surface
 from agentrt.records import TERMINAL, Request
 from agentrt.runtime import response
-from agentrt.runtime.admission import Locked, NoSuchSession, NotTheTail, Place
+from agentrt.runtime.admission import Place
+from agentrt.runtime.refusals import Locked, NoSuchSession, NotTheTail
 from agentrt.store.begin import Begin
 from agentrt.store.conversations import StoredRun
 from agentrt.store.keys import SessionKeys, derive_id

@@ -19,13 +19,14 @@ from agentrt.errors import DeclarationError, ModelError
 
 __all__ = ["OnnxEmbedder"]
 
-_BATCH = 32
+_BATCH = 8
+"""Few: a question, which may take a second, waits for the batch before it."""
 _TOKENS_MAX = 256
 _NEEDS = ("onnxruntime", "tokenizers", "numpy")
 
 
 class OnnxEmbedder:
-    """Runs the model of `folder` in a thread of its own, in batches of 32 texts; `threads` are those of one batch.
+    """Runs the model of `folder` in a thread of its own, in batches of 8 texts; `threads` are those of one batch.
 
     It is loaded when it is first asked, some tenths of a second. Raises `DeclarationError` where something is missing.
     """
@@ -34,11 +35,16 @@ class OnnxEmbedder:
         missing = [name for name in _NEEDS if util.find_spec(name) is None]
         if missing:
             raise DeclarationError(f"OnnxEmbedder needs {', '.join(missing)}: install agentrt[onnx]")
-        self._folder = Path(folder)
+        self._folder = Path(folder).resolve()
         self._file = next((path for path in self._files() if path.is_file()), None)
         if self._file is None or not (self._folder / "tokenizer.json").is_file():
             raise DeclarationError(f"{folder} has no model.onnx (or onnx/model.onnx) with a tokenizer.json")
-        self._first = bool(self._said("1_Pooling/config.json").get("pooling_mode_cls_token"))
+        pooling = {key for key, said in self._said("1_Pooling/config.json").items() if said is True and "_mode_" in key}
+        if not pooling <= {"pooling_mode_mean_tokens"} and pooling != {"pooling_mode_cls_token"}:
+            raise DeclarationError(
+                f"{folder} wants {', '.join(sorted(pooling))}: mean and first token are what there is"
+            )
+        self._first = bool(pooling - {"pooling_mode_mean_tokens"})
         self._tokens_max = int(self._said("sentence_bert_config.json").get("max_seq_length") or _TOKENS_MAX)
         self._threads = threads
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="agentrt-onnx")

@@ -19,6 +19,7 @@ from agentrt.records import Request
 from agentrt.runtime import response
 from agentrt.runtime.allowance import QuotaExceeded, Ticket
 from agentrt.runtime.claims import Claims
+from agentrt.runtime.refusals import InDoubt, Leaving, Locked, NoSuchSession, NotTheTail, OtherBody, Overloaded
 from agentrt.runtime.runs import Place, Runs
 from agentrt.runtime.services import Services
 from agentrt.store.begin import Begin, Blocked, Busy, Conflict, Ended, Fork, Joined, Missing, Steered, Waiting
@@ -29,19 +30,7 @@ from agentrt.store.queue import Urgency
 from agentrt.store.sessions import Commit
 from agentrt.store.users import Greeting, Head
 
-__all__ = [
-    "FIRST_LOOK_S",
-    "POLL_S",
-    "Admission",
-    "InDoubt",
-    "Leaving",
-    "Locked",
-    "NoSuchSession",
-    "NotTheTail",
-    "OtherBody",
-    "Overloaded",
-    "Place",
-]
+__all__ = ["FIRST_LOOK_S", "POLL_S", "Admission", "Place"]
 
 log = logging.getLogger("agentrt.admission")
 
@@ -49,52 +38,9 @@ POLL_S = 1.0
 """The poll behind every wait; notices make it faster, never more right."""
 FIRST_LOOK_S = 0.1
 """The first look at an owner comes soon: a client whose pod was killed is back within a second."""
-_RETRY_AFTER_S = 5
 _ENDING = {"interrupt": "1", "rollback": "rollback"}
 """The policies that end what is live, and how they ask for it."""
-_KEEP_PLACE_MS = (_RETRY_AFTER_S + 5) * 1000
-
-
-class Locked(AgentrtError):
-    """Another message is being worked on. `run` is the live one."""
-
-    retry_after_s = _RETRY_AFTER_S
-
-    def __init__(self, run: str) -> None:
-        super().__init__("another message of this conversation is being worked on")
-        self.run = run
-
-
-class InDoubt(AgentrtError):
-    """An effect of the session is in doubt, and its tool holds up the session until somebody resolves it."""
-
-    def __init__(self, session: SessionKeys, run: str, key: str) -> None:
-        super().__init__("the outcome of an action of this conversation is not known; it must be resolved first")
-        self.effect = f"{session.tenant}/{session.id}/{run}/{key}"
-
-
-class OtherBody(AgentrtError):
-    """The idempotency key was used with another body."""
-
-
-class NoSuchSession(AgentrtError):
-    """There is no such conversation."""
-
-
-class NotTheTail(AgentrtError):
-    """The response that this message continues is not the newest one: it forks."""
-
-
-class Overloaded(AgentrtError):
-    """All slots of this pod are taken, and the queue is full."""
-
-    retry_after_s = 1
-
-
-class Leaving(AgentrtError):
-    """This pod goes away; the message's run goes on elsewhere, and so should its client."""
-
-    retry_after_s = 1
+_KEEP_PLACE_MS = (Locked.retry_after_s + 5) * 1000
 
 
 class Admission:
@@ -332,7 +278,8 @@ class Admission:
 
         It goes on with what was admitted before: the queue's limit and the tenant's quota do not refuse it, and nobody
         would send it again, so it is tried for as long as this pod is there. The task ends when it has begun, and would
-        be gone on with by others; it says False where another effect in doubt holds up the session.
+        be gone on with by others; it says False where another effect in doubt holds up the session: of the same run,
+        then its resolution goes on, or of a message that came first, which has read what was resolved.
         """
         return self._runs.spawn(self._bring_admitted(message))
 
@@ -342,7 +289,8 @@ class Admission:
             self._runs.expected += room
             try:
                 place = await self._begin(message, None, room)
-            except InDoubt:
+            except InDoubt as error:
+                log.info("run %s is not begun: %s is in doubt", message.run, error.effect)
                 return False
             except (Locked, StoreUnavailable) as error:
                 if self._runs.gone.is_set():
@@ -350,10 +298,17 @@ class Admission:
                 log.info("run %s begins later: %s", message.run, error)
                 await asyncio.sleep(POLL_S)
                 continue
+            if not place.seated and await self._in_line(place):  # brought before, by this pod or another
+                await asyncio.sleep(POLL_S)
+                continue
             if place.owned is not None:  # it counts all the same
                 self._services.allowance.work(message.session.tenant, message.session.id, place.run, again=True)
             self._work_on(message, place)
             return True
+
+    async def _in_line(self, place: Place) -> bool:
+        stored = await self._services.conversations.run(place.session, place.run)
+        return stored is not None and stored.status == "waiting"
 
     async def go_on(self, message: Begin, run: str) -> None:
         """Work on a message that somebody else had brought here first, in the line or at work, and left as this run."""

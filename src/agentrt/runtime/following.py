@@ -11,9 +11,10 @@ import orjson
 
 from agentrt.records import TERMINAL
 from agentrt.runtime import response
-from agentrt.runtime.admission import FIRST_LOOK_S, POLL_S, Admission, Leaving
+from agentrt.runtime.admission import FIRST_LOOK_S, POLL_S, Admission
 from agentrt.runtime.claims import Claims
 from agentrt.runtime.log import Frame
+from agentrt.runtime.refusals import Leaving
 from agentrt.runtime.runs import Place, Runs
 from agentrt.runtime.services import Services
 from agentrt.store.events import RunState
