@@ -195,8 +195,9 @@ _WHY = (
 )
 
 _TIME = (
-    "a time, not CPU: what others on the machine take of the core is in it many times over (see the load in the "
-    "section's last line), for the floor too; to be measured where nothing else runs"
+    "fifty streams share a core, and the floor, which writes nothing anywhere, needs a good part of it too (see the "
+    "table): what is ours is the round trip that begins the run, and behind the model an event that is numbered, encoded "
+    "and logged"
 )
 
 
