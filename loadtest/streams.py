@@ -196,8 +196,8 @@ _WHY = (
 
 _TIME = (
     "fifty streams share a core, and the floor, which writes nothing anywhere, needs a good part of it too (see the "
-    "table): what is ours is the round trip that begins the run, and behind the model an event that is numbered, encoded "
-    "and logged"
+    "table): what is ours is the round trip that begins the run, and behind the model an event that is numbered, "
+    "encoded and logged"
 )
 
 
