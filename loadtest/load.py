@@ -11,12 +11,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.harness.pod import Pod
-from tests.harness.redis_server import RedisServer
+from tests.harness.redis_server import RedisServer, free_port
 
 from loadtest.driver import ROOT
 from loadtest.shapes import SHAPES
 
 _READY_S = 120.0
+_LOCUSTFILE = str(ROOT / "loadtest" / "locustfile.py")
 _THRESHOLDS, _FULL = "thresholds.toml", "thresholds-full.toml"
 """What must be kept; and what where more is asked of the pods than they have slots and places for."""
 
@@ -31,6 +32,7 @@ def main() -> int:
     parser.add_argument("--max-runs", type=int, default=0, help="slots of each pod; default: agentrt's")
     parser.add_argument("--queue-limit", type=int, default=0, help="runs that may wait for a pod; default: agentrt's")
     parser.add_argument("--pause-ms", type=int, default=0, help="how long the model takes for a word")
+    parser.add_argument("--workers", type=int, default=0, help="processes of locust that make the load; 0: its own")
     parser.add_argument("--results", type=Path, help="folder for the tables (CSV) and the report (HTML)")
     args = parser.parse_args()
     with ExitStack() as stack:
@@ -56,7 +58,7 @@ def main() -> int:
             "--loglevel",
             "WARNING",
             "-f",
-            str(ROOT / "loadtest" / "locustfile.py"),
+            _LOCUSTFILE,
         ]
         if args.results:
             args.results.mkdir(parents=True, exist_ok=True)
@@ -71,7 +73,21 @@ def main() -> int:
             "LOAD_QUEUE_MAX": str(args.queue_limit + args.users if args.queue_limit else 0),
             "LOAD_THRESHOLDS": str(ROOT / "loadtest" / (_FULL if args.queue_limit else _THRESHOLDS)),
         }
-        return subprocess.run(command, env={**os.environ, **load}, check=False).returncode
+        env = {**os.environ, **load}
+        if args.workers:
+            command += _directing(stack, args.locust, args.workers, env)
+        return subprocess.run(command, env=env, check=False).returncode
+
+
+def _directing(stack: ExitStack, locust: str, count: int, env: dict[str, str]) -> list[str]:
+    """Start workers, as loadtest/k8s has them; what makes locust their master."""
+    port = str(free_port())
+    worker = [locust, "--worker", "--master-host", "127.0.0.1", "--master-port", port, "--loglevel", "WARNING"]
+    for _ in range(count):
+        process = stack.enter_context(subprocess.Popen([*worker, "-f", _LOCUSTFILE], env=env))
+        stack.callback(process.terminate)
+    master = ["--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port]
+    return [*master, "--expect-workers", str(count)]
 
 
 if __name__ == "__main__":

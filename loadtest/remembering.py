@@ -1,4 +1,4 @@
-"""What a memory costs a turn: the CPU of the same turn without one, with one, and of the one read that it adds.
+"""What a memory costs a turn: the CPU of the same turn without one, with one, and of what it adds: a read, a search.
 
 One pod's runtime in this process, from `begin` to `commit` on a real Redis, 16 at once, with a model that answers at
 once. Jobs are left to other pods: what is measured is what a client waits for. The contenders take turns, slice by
@@ -16,8 +16,9 @@ from typing import Any
 
 from tests.runtime.conftest import Runtime, running
 
-from agentrt.agent import Agent
+from agentrt.agent import Agent, Memory
 from agentrt.store.keys import SessionKeys, UserKeys
+from agentrt.store.users import Head
 from loadtest.searches import fill, sentence
 
 __all__ = ["FACTS", "TURNS", "measure", "ratios"]
@@ -50,12 +51,18 @@ async def _contenders(runtime: Runtime, chance: random.Random) -> dict[str, Call
     async def read(worker: int) -> None:
         await users.head(UserKeys("dev", f"u{worker}"), TURNS)
 
+    recollections, heads = runtime.services.recollections, dict[int, Head]()
+
+    async def search(worker: int) -> None:
+        await recollections.search(heads[worker], sentence(chance), Memory().recall_hits)
+
     for worker in range(_AT_ONCE):
         user = UserKeys("dev", f"u{worker}")
         await fill(users, user, TURNS, chance, embedded=False)
         for number in range(FACTS):
             await runtime.surface.people.set(user, attribute=f"likes_{number}", value=sentence(chance)[:40])
-    return {"without": turn("plain", known=False), "with": turn("memory", known=True), "read": read}
+        heads[worker] = await users.head(user)
+    return {"without": turn("plain", known=False), "with": turn("memory", known=True), "read": read, "search": search}
 
 
 async def _slice(call: Call, count: int) -> tuple[float, float]:
