@@ -19,6 +19,7 @@ from agentrt.store.doubts import Doubts, Place
 from agentrt.store.ownership import StoreConfig
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
+from tests.harness.runs import record
 from tests.harness.warm import agentrt
 from tests.http.conftest import NO_TLS
 
@@ -114,6 +115,27 @@ def test_told_that_what_goes_on_has_not_begun(client: httpx2.Client, redis_serve
     assert (told.status_code, again.status_code) == (202, 202), told.text + again.text
     client.post(f"/v1/responses/{before['id']}/cancel")
     assert ended(client, told.json()["continued_by"])["error"] is None
+
+
+def test_what_goes_on_outlives_the_pod_that_answered(redis_server: RedisServer) -> None:
+    """Killed behind its answer: the other pod goes on with it."""
+    env = {"AGENTRT_LEASE_MS": "1000"}
+    target = "tests.harness.agents:agents"
+    with Pod(redis_server.url, name="stays", target=target, env=env) as stays, redis_server.client() as outside:
+        for _ in range(5):
+            with (
+                Pod(redis_server.url, name="answers", target=target, env=env) as answers,
+                httpx2.Client(base_url=answers.url, timeout=30) as client,
+            ):
+                _, effect = blocked(client)
+                told = client.post(f"/operator/effects/{effect['id']}/resolve", json={"happened": False})
+                answers.kill()
+            assert told.status_code == 200
+            with httpx2.Client(base_url=stays.url, timeout=30) as client:
+                assert ended(client, told.json()["continued_by"])["error"] is None
+            if record(outside, told.json()["continued_by"])["attempt"] == "2":
+                return
+    pytest.fail("it had always ended before its pod did")
 
 
 def test_resolved_by_command(client: httpx2.Client, redis_server: RedisServer) -> None:
