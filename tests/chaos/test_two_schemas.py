@@ -102,6 +102,7 @@ def test_a_fleet_of_two_versions(redis_server: RedisServer) -> None:
             lambda: {version_of(client, one.conversation) for one in load.talkers} == {b"2"}, 20, "the crossing over"
         )
         load.wait_answered(since, 30, 60)
+        wait_until(lambda: bool(load.refused), 20, "a refusal")
         load.stop()
         assert load.lost() == []
         assert load.refused and all("schema_newer" in one for one in load.refused), load.refused[:3]

@@ -21,7 +21,7 @@ MASTER = "state"
 class Sentinel:
     """One Sentinel process, with its configuration, which it rewrites, in a folder of its own."""
 
-    def __init__(self, master_port: int, quorum: int, down_after_ms: int) -> None:
+    def __init__(self, master_port: int, quorum: int, down_after_ms: int, *, epoch: int = 0) -> None:
         self.port = free_port()
         self._dir = Path(tempfile.mkdtemp(prefix="agentrt-sentinel-"))
         self._config = self._dir / "sentinel.conf"
@@ -32,6 +32,7 @@ class Sentinel:
             f"sentinel monitor {MASTER} 127.0.0.1 {master_port} {quorum}",
             f"sentinel down-after-milliseconds {MASTER} {down_after_ms}",
             f"sentinel failover-timeout {MASTER} 2000",
+            f"sentinel config-epoch {MASTER} {epoch}",
         ]
         self._config.write_text("\n".join(lines) + "\n")
         self._process: subprocess.Popen[bytes] | None = None

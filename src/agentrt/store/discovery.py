@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.sentinel import Sentinel
@@ -50,7 +51,11 @@ async def find(options: RedisOptions, slot: bytes) -> AbstractConnection:
 
 
 async def _master(options: RedisOptions, address: Address) -> Server:
-    """The master that the first Sentinel names which answers and does not believe it to be down."""
+    """The master that the Sentinel with the newest configuration names, of those that do not believe it to be down.
+
+    All are asked: behind a fail-over one that has not heard of it still names the old master, which may be back, with
+    nothing of what was acknowledged, and says of itself that it is one.
+    """
     kwargs = {**connect_kwargs(options), **address.sentinel_kwargs}
     kwargs.update(socket_timeout=_ASK_S, socket_connect_timeout=_ASK_S)
     tls = {name: value for name, value in address.kwargs.items() if name.startswith("ssl_")}
@@ -59,12 +64,24 @@ async def _master(options: RedisOptions, address: Address) -> Server:
     servers = random.sample(address.servers, len(address.servers))
     sentinels = Sentinel(servers, sentinel_kwargs=kwargs)  # type: ignore[no-untyped-call]
     try:
-        host, port = await sentinels.discover_master(address.master)
-    except (RedisError, OSError) as error:
-        raise StoreUnavailable(f"the Sentinels name no master: {error}") from error
+        told = await asyncio.gather(*(_state(one, address.master) for one in sentinels.sentinels))
     finally:
         await sentinels.aclose()
-    return Server(str(host), int(port))
+    named = [state for state in told if state and sentinels.check_master_state(state, address.master)]
+    if not named:
+        raise StoreUnavailable(f"the Sentinels name no master {address.master!r}")
+    newest = max(named, key=lambda state: int(state["config-epoch"]))
+    return Server(str(newest["ip"]), int(newest["port"]))
+
+
+async def _state(sentinel: Any, master: str) -> dict[str, Any] | None:
+    """What a Sentinel says of a master; None where it does not answer in time, or does not know it."""
+    try:
+        async with asyncio.timeout(_ASK_S):
+            masters: dict[str, dict[str, Any]] = await sentinel.sentinel_masters()
+    except (RedisError, OSError, TimeoutError):
+        return None
+    return masters.get(master)
 
 
 async def read_slots(options: RedisOptions, servers: Iterable[Server]) -> SlotMap:

@@ -1,0 +1,61 @@
+"""Which server is the master, where Sentinels are asked."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from agentrt.errors import StoreUnavailable
+from agentrt.store.connection import RedisOptions
+from agentrt.store.discovery import find
+from tests.harness.redis_server import RedisServer
+from tests.harness.runs import wait_until
+from tests.harness.sentinels import MASTER, Sentinel
+
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture
+def disagreeing() -> Iterator[tuple[list[Sentinel], RedisServer]]:
+    """Three Sentinels, two of which have not heard of a fail-over: the old master is back, and they name it. And the
+    new one.
+    """
+    with ExitStack() as stack:
+        old, new = (stack.enter_context(RedisServer()) for _ in range(2))
+        stale = [stack.enter_context(Sentinel(old.port, 2, HOUR_MS, epoch=1)) for _ in range(2)]
+        sentinels = [*stale, stack.enter_context(Sentinel(new.port, 2, HOUR_MS, epoch=2))]
+        for sentinel in sentinels:
+            with sentinel.client() as client:
+                wait_until(lambda client=client: bool(client.sentinel_masters()), 10, "a Sentinel")  # type: ignore[misc]
+        yield sentinels, new
+
+
+def options(sentinels: list[Sentinel], master: str = MASTER) -> RedisOptions:
+    places = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in sentinels)
+    return RedisOptions(f"redis+sentinel://{places}/{master}/0")
+
+
+async def test_the_newest_configuration_counts(disagreeing: tuple[list[Sentinel], RedisServer]) -> None:
+    """Whichever answers first, and however many are of another opinion."""
+    sentinels, new = disagreeing
+    for _ in range(10):
+        assert (await find(options(sentinels), b"x")).port == new.port  # type: ignore[attr-defined]
+
+
+async def test_who_does_not_answer_is_done_without(disagreeing: tuple[list[Sentinel], RedisServer]) -> None:
+    sentinels, new = disagreeing
+    frozen = sentinels[0]._process
+    assert frozen is not None
+    os.kill(frozen.pid, signal.SIGSTOP)
+    try:
+        assert (await find(options(sentinels), b"x")).port == new.port  # type: ignore[attr-defined]
+        with pytest.raises(StoreUnavailable, match="name no master"):
+            await find(options(sentinels[:1]), b"x")
+    finally:
+        os.kill(frozen.pid, signal.SIGCONT)
+    with pytest.raises(StoreUnavailable, match="name no master 'other'"):
+        await find(options(sentinels, "other"), b"x")
