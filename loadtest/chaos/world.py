@@ -96,7 +96,7 @@ class World:
                 self._release(number).write_text(self._first_release)
                 files = str(self._clock(number)), str(self._release(number))
                 entry = ("-m", "loadtest.chaos.pod", *files, self._guard)
-                pod = Pod(url, target=_TARGET, name=f"chaos-{number}", env=self._env, entry=entry, cold=True)
+                pod = Pod(url, target=_TARGET, name=f"chaos-{number}", env=self._env, entry=entry)
                 stack.callback(pod.stop)
                 self.pods.append(pod.start(wait=False))
             await self.wait_ready()

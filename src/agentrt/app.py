@@ -141,11 +141,22 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     return answer
 
 
-def _has_body(scope: Scope) -> bool:
-    return any(
-        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
-        for name, value in scope["headers"]
-    )
+class _Incoming:
+    """A request as it is received, and whether all of it was: a connection that is closed with a part unread is reset,
+    and the answer with it.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self._receive = receive
+        self.whole = not any(
+            name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+            for name, value in scope["headers"]
+        )
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self.whole = message["type"] == "http.request" and not message.get("more_body", False)
+        return message
 
 
 class PodApp:
@@ -155,7 +166,7 @@ class PodApp:
         self.app = app
         self._drain_runs_s = drain_runs_s
         self._header = (b"x-agentrt-pod", pod.encode())
-        self._leaving: tuple[tuple[bytes, bytes], ...] = ()
+        self._leaving = False
         self._telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -163,20 +174,14 @@ class PodApp:
             await self.app(scope, receive, self._plainly(send))
             return
 
-        answered, read = False, not _has_body(scope)
-
-        async def receive_to_its_end() -> Message:
-            nonlocal read
-            message = await receive()
-            read = message["type"] == "http.request" and not message.get("more_body", False)
-            return message
+        answered, last = False, _Incoming(scope, receive) if self._leaving else None
 
         async def send_with_header(message: Message) -> None:
             nonlocal answered
             if message["type"] == "http.response.start":
-                # A connection that is closed with a part of its request unread is reset, and the answer with it.
-                last = self._leaving if read else ()
-                message["headers"] = [*message.get("headers", ()), self._header, *last]
+                message["headers"] = [*message.get("headers", ()), self._header]
+                if last is not None and last.whole:
+                    message["headers"].append((b"connection", b"close"))
                 endpoint = scope.get("endpoint")
                 route = f"{endpoint.__module__.rpartition('.')[2]}.{endpoint.__name__}" if endpoint else "none"
                 self._telemetry.http.labels(route, message["status"]).inc()
@@ -184,7 +189,7 @@ class PodApp:
             answered = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         try:
-            await self.app(scope, receive_to_its_end if self._leaving else receive, send_with_header)
+            await self.app(scope, last or receive, send_with_header)
         except Exception:
             if not answered:
                 raise
@@ -208,7 +213,7 @@ class PodApp:
         each is the last one of its connection.
         """
         to: Surface = self.app.state.surface
-        self._leaving = ((b"connection", b"close"),)
+        self._leaving = True
         to.readiness.draining = True
         to.worker.stop()
 

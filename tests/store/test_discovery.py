@@ -43,7 +43,20 @@ async def test_the_newest_configuration_counts(disagreeing: tuple[list[Sentinel]
     """Whichever answers first, and however many are of another opinion."""
     sentinels, new = disagreeing
     for _ in range(10):
-        assert (await find(options(sentinels), b"x")).port == new.port  # type: ignore[attr-defined]
+        found = await find(options(sentinels), b"x")
+        assert (found.host, found.port) == ("127.0.0.1", new.port)  # type: ignore[attr-defined]
+
+
+async def test_a_master_that_is_down_is_no_reason_for_the_one_before(
+    disagreeing: tuple[list[Sentinel], RedisServer],
+) -> None:
+    sentinels, new = disagreeing
+    with sentinels[-1].client() as client:
+        client.execute_command("SENTINEL", "SET", MASTER, "down-after-milliseconds", "100")
+        new.kill()
+        wait_until(lambda: client.sentinel_masters()[MASTER]["is_sdown"], 10, "its being noticed")
+    with pytest.raises(StoreUnavailable, match="name no master"):
+        await find(options(sentinels), b"x")
 
 
 async def test_who_does_not_answer_is_done_without(disagreeing: tuple[list[Sentinel], RedisServer]) -> None:

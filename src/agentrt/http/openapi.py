@@ -10,7 +10,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -18,12 +17,12 @@ from starlette.routing import Route
 
 from agentrt.http.errors import json_response
 from agentrt.http.schemas import SCHEMAS
+from agentrt.http.shapes import NAME, Schema, ref
 from agentrt.memory.facts import STATES
 
 __all__ = ["document", "openapi"]
 
 _PARAMETER = re.compile(r"\{(\w+)(:\w+)?\}")
-_Schema = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +103,8 @@ _OPERATIONS |= {
     "POST /operator/jobs/revive": _Operation("Revived", "ReviveRequest", errors=(413,)),
 }
 
-_QUERY: dict[str, _Schema] = {
-    "tenant": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
+_QUERY: dict[str, Schema] = {
+    "tenant": NAME,
     "q": {"type": "string", "minLength": 1, "maxLength": 65_536},
     "k": {"type": "integer", "minimum": 1, "maximum": 100, "default": 10},
     "at": {"type": "string", "format": "date-time"},
@@ -142,10 +141,6 @@ _ERRORS = {
 }
 
 
-def _ref(name: str) -> _Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
 def _path(route: Route) -> str:
     return _PARAMETER.sub(r"{\1}", route.path)
 
@@ -154,9 +149,9 @@ def _methods(route: Route) -> list[str]:
     return sorted((route.methods or set()) - {"HEAD"})
 
 
-def document(routes: Sequence[Route]) -> _Schema:
+def document(routes: Sequence[Route]) -> Schema:
     """The OpenAPI 3.1 document of these routes. Raises `KeyError` for a route that is not described."""
-    paths: dict[str, _Schema] = {}
+    paths: dict[str, Schema] = {}
     for route in routes:
         path = _path(route)
         for method in _methods(route):
@@ -177,7 +172,7 @@ def document(routes: Sequence[Route]) -> _Schema:
     }
 
 
-def _operation(route: Route, path: str, method: str, told: _Operation) -> _Schema:
+def _operation(route: Route, path: str, method: str, told: _Operation) -> Schema:
     endpoint = route.endpoint
     native = path.startswith("/operator")
     parameters = [
@@ -190,7 +185,7 @@ def _operation(route: Route, path: str, method: str, told: _Operation) -> _Schem
     if method == "POST" and path in _KEYED:
         text = {"type": "string", "maxLength": 255}
         parameters.append({"name": "Idempotency-Key", "in": "header", "required": False, "schema": text})
-    operation: _Schema = {
+    operation: Schema = {
         "operationId": f"{endpoint.__module__.rpartition('.')[2]}_{endpoint.__name__}",
         "summary": (inspect.getdoc(endpoint) or "").partition("\n")[0],
         "parameters": parameters,
@@ -198,23 +193,23 @@ def _operation(route: Route, path: str, method: str, told: _Operation) -> _Schem
     }
     if told.takes:
         required = bool(SCHEMAS[told.takes].get("required"))
-        operation["requestBody"] = {"required": required, "content": {"application/json": {"schema": _ref(told.takes)}}}
+        operation["requestBody"] = {"required": required, "content": {"application/json": {"schema": ref(told.takes)}}}
     if told.needs_key:
         operation["security"] = [{"key": []}]
     return operation
 
 
-def _responses(told: _Operation, native: bool) -> _Schema:
-    content: _Schema = {told.kind: {"schema": _ref(told.gives)}}
+def _responses(told: _Operation, native: bool) -> Schema:
+    content: Schema = {told.kind: {"schema": ref(told.gives)}}
     if told.stream:
-        content["text/event-stream"] = {"schema": {"type": "string"}, "x-event": _ref(told.stream)}
-    responses: _Schema = {"200": {"description": "What was asked for.", "content": content}}
+        content["text/event-stream"] = {"schema": {"type": "string"}, "x-event": ref(told.stream)}
+    responses: Schema = {"200": {"description": "What was asked for.", "content": content}}
     if told.also:
         responses[str(told.also)] = {"description": _ERRORS[told.also], "content": content}
     statuses = {400, 401, 403, 500, 503, *told.errors} if told.needs_key else set()
     kind, name = ("application/problem+json", "Problem") if native else ("application/json", "Error")
     for status in sorted(statuses):
-        responses[str(status)] = {"description": _ERRORS[status], "content": {kind: {"schema": _ref(name)}}}
+        responses[str(status)] = {"description": _ERRORS[status], "content": {kind: {"schema": ref(name)}}}
     return responses
 
 

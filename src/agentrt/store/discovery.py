@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.sentinel import Sentinel
@@ -34,6 +34,14 @@ class SlotMap:
     servers: frozenset[Server]
 
 
+class _Named(NamedTuple):
+    """A master as one Sentinel has it."""
+
+    server: Server
+    epoch: int
+    down: bool
+
+
 async def find(options: RedisOptions, slot: bytes) -> AbstractConnection:
     """A connection, not yet connected, to the server that owns `slot` (what a key's braces hold).
 
@@ -51,7 +59,7 @@ async def find(options: RedisOptions, slot: bytes) -> AbstractConnection:
 
 
 async def _master(options: RedisOptions, address: Address) -> Server:
-    """The master that the Sentinel with the newest configuration names, of those that do not believe it to be down.
+    """The master of the newest configuration, where one of the Sentinels that have it does not believe it to be down.
 
     All are asked: behind a fail-over one that has not heard of it still names the old master, which may be back, with
     nothing of what was acknowledged, and says of itself that it is one.
@@ -61,27 +69,38 @@ async def _master(options: RedisOptions, address: Address) -> Server:
     tls = {name: value for name, value in address.kwargs.items() if name.startswith("ssl_")}
     if tls or "connection_class" in address.kwargs:
         kwargs.update(tls, ssl=True)
-    servers = random.sample(address.servers, len(address.servers))
-    sentinels = Sentinel(servers, sentinel_kwargs=kwargs)  # type: ignore[no-untyped-call]
+    sentinels = Sentinel(address.servers, sentinel_kwargs=kwargs)  # type: ignore[no-untyped-call]
     try:
-        told = await asyncio.gather(*(_state(one, address.master) for one in sentinels.sentinels))
+        told = await asyncio.gather(*(_named(one, address.master) for one in sentinels.sentinels))
     finally:
         await sentinels.aclose()
-    named = [state for state in told if state and sentinels.check_master_state(state, address.master)]
-    if not named:
-        raise StoreUnavailable(f"the Sentinels name no master {address.master!r}")
-    newest = max(named, key=lambda state: int(state["config-epoch"]))
-    return Server(str(newest["ip"]), int(newest["port"]))
+    known = [one for one in told if one is not None]
+    newest = max((one.epoch for one in known), default=0)
+    for one in known:
+        if one.epoch == newest and not one.down:
+            return one.server
+    raise StoreUnavailable(f"the Sentinels name no master {address.master!r}")
 
 
-async def _state(sentinel: Any, master: str) -> dict[str, Any] | None:
-    """What a Sentinel says of a master; None where it does not answer in time, or does not know it."""
+async def _named(sentinel: Any, master: str) -> _Named | None:
+    """What a Sentinel says of a master; None where it does not answer in time, or does not know it.
+
+    While it fails over, SENTINEL MASTERS still describes the old master, under the new epoch, and not as down once it
+    is back; the new one's address is what GET-MASTER-ADDR-BY-NAME gives. Asked in this order, an address is never older
+    than its epoch.
+    """
     try:
         async with asyncio.timeout(_ASK_S):
-            masters: dict[str, dict[str, Any]] = await sentinel.sentinel_masters()
+            state: dict[str, Any] | None = (await sentinel.sentinel_masters()).get(master)
+            found = await sentinel.sentinel_get_master_addr_by_name(master)
     except (RedisError, OSError, TimeoutError):
         return None
-    return masters.get(master)
+    if state is None or found is None:
+        return None
+    host = found[0].decode() if isinstance(found[0], bytes) else str(found[0])
+    server, described = Server(host, int(found[1])), Server(str(state["ip"]), int(state["port"]))
+    down = server == described and (state["is_sdown"] or state["is_odown"])
+    return _Named(server, int(state["config-epoch"]), down)
 
 
 async def read_slots(options: RedisOptions, servers: Iterable[Server]) -> SlotMap:
