@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -14,7 +14,7 @@ from agentrt.store.connection import RedisOptions
 from agentrt.store.discovery import find
 from tests.harness.redis_server import RedisServer
 from tests.harness.runs import wait_until
-from tests.harness.sentinels import MASTER, Sentinel
+from tests.harness.sentinels import MASTER, Sentinel, Watched
 
 HOUR_MS = 3_600_000
 
@@ -72,3 +72,18 @@ async def test_who_does_not_answer_is_done_without(disagreeing: tuple[list[Senti
         os.kill(frozen.pid, signal.SIGCONT)
     with pytest.raises(StoreUnavailable, match="name no master 'other'"):
         await find(options(sentinels, "other"), b"x")
+
+
+@pytest.mark.timeout(120)
+async def test_the_old_master_is_named_no_more_when_it_is_back() -> None:
+    """Back, and empty, as soon as most Sentinels name another one: until they have told it so, it is a master too."""
+    with Watched(replicas=2) as watched:
+        old = watched.master
+        old.kill()
+        wait_until(lambda: watched.named() not in {None, old.port}, 60, "a fail-over")
+        old.start()
+        asked = options(watched.sentinels)
+        with old.client() as client:
+            while client.role()[0] == b"master":
+                with suppress(StoreUnavailable):
+                    assert (await find(asked, b"x")).port != old.port  # type: ignore[attr-defined]
