@@ -28,7 +28,7 @@ from tests.harness import agents
 KILL_AT = os.environ["KILL_AT"]
 KILL_BY = signal.Signals[os.environ.get("KILL_BY", "SIGKILL")]
 NAMES = {script.sha.encode(): name for name, script in load_all().items()}
-BESIDE = {"renew", "watch", "follow"}
+BESIDE = {"renew", "watch", "follow", "take", "job_take", "pod_seen"}
 
 
 class Steps:
