@@ -17,7 +17,7 @@ IN_DOUBT_TEXT = (
 )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """One tool call of a step. `outcome` is there once it is known; `intent` is what a dead owner left open."""
 

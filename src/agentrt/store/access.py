@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -78,11 +78,11 @@ class Access:
 
     async def set_key(self, identifier: str, record: KeyRecord | None) -> None:
         """Keep a key, or forget it."""
-        await self._set(self._keys.keys, identifier, orjson.dumps(asdict(record)) if record else b"")
+        await self._set(self._keys.keys, identifier, orjson.dumps(record) if record else b"")
 
     async def set_quota(self, tenant: str, quota: Quota | None) -> None:
         """Set a tenant's quota, or forget it: then it has the default."""
-        await self._set(self._keys.quotas, tenant, orjson.dumps(asdict(quota)) if quota else b"")
+        await self._set(self._keys.quotas, tenant, orjson.dumps(quota) if quota else b"")
 
     async def _set(self, entries: bytes, field: str, value: bytes) -> None:
         script = self._redis.scripts["access_set"]

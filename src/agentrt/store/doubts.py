@@ -7,7 +7,7 @@ journal in the session's slot is the truth.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -156,7 +156,7 @@ class Doubts:
             (keys.hash, keys.run(place.run).effects),
             known=SCHEMA_VERSION,
             key=place.key,
-            resolution=orjson.dumps(asdict(resolution)),
+            resolution=orjson.dumps(resolution),
             note_before=note[0],
             note_after=note[1],
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import orjson
@@ -132,7 +132,7 @@ class Journal:
         unknown_twice = any(intended and planned.effect == Effect.AT_MOST_ONCE for planned, intended in calls)
         tail: list[bytes | str] = []
         for planned, intended in calls:
-            tail += (planned.key, orjson.dumps(asdict(planned)), "1" if intended else "0")
+            tail += (planned.key, orjson.dumps(planned), "1" if intended else "0")
         keys, run = owned.session, owned.run
         unit = Unit(keys.tag).call(
             self._redis.scripts["plan"],
@@ -184,7 +184,7 @@ class Journal:
         """
         tail: list[bytes | str] = []
         for key, outcome, tool, mode in outcomes:
-            tail += (key, orjson.dumps(asdict(outcome)), tool, mode)
+            tail += (key, orjson.dumps(outcome), tool, mode)
         keys, run = owned.session, owned.run
         unit = Unit(keys.tag).call(
             self._redis.scripts["record"],
@@ -204,7 +204,7 @@ class Journal:
     async def evidence(self, owned: Owned, key: str, outcome: Outcome) -> None:
         """Keep the late result of a call whose run went on elsewhere, for whoever resolves it."""
         unit = Unit(owned.session.tag).call(
-            self._redis.scripts["evidence"], (owned.run.effects,), key=key, result=orjson.dumps(asdict(outcome))
+            self._redis.scripts["evidence"], (owned.run.effects,), key=key, result=orjson.dumps(outcome)
         )
         await self._redis.execute(unit)
 
