@@ -179,6 +179,12 @@ def test_secrets_are_not_kept(text: str, kept: str) -> None:
     assert gate.without_secrets(text) == kept
 
 
+@given(st.from_regex(gate._SECRET, fullmatch=True) | st.from_regex(gate._CARD, fullmatch=True))
+def test_what_the_expressions_find_is_looked_for(text: str) -> None:
+    """Most texts are passed over without asking them."""
+    assert any(mark in text for mark in gate._MARKS) or not text.isascii() or gate._digits(text) >= gate._CARD_DIGITS
+
+
 def test_a_question_finds_its_turn_and_its_neighbour() -> None:
     """The answer shares no word with the question; the turn before it does."""
     index = Index("g", 0)

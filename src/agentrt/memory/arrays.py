@@ -55,8 +55,8 @@ class Arrays:
         found = np.zeros(self.count)
         if not wanted:
             return found
-        at: Any = np.concatenate([np.frombuffer(posting.places, dtype=np.int32) for _, posting in wanted])
-        often = np.concatenate([np.frombuffer(posting.weights, dtype=np.float32) for _, posting in wanted])
+        at = np.frombuffer(b"".join([posting.places for _, posting in wanted]), dtype=np.int32)
+        often = np.frombuffer(b"".join([posting.weights for _, posting in wanted]), dtype=np.float32)
         weights = np.repeat([weight for weight, _ in wanted], [len(posting.places) for _, posting in wanted])
         # One place more, for -1 is no neighbour.
         scores = np.bincount(at, weights * often / (often + self._norms[at]), self.count + 1)
