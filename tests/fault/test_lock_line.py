@@ -1,4 +1,4 @@
-"""Named locks on one Redis when something goes wrong: RELIABILITY rows 13 and 15 to 18, 21, and a Redis that hangs."""
+"""Named locks on one Redis when something goes wrong: rows 13, 15 to 18 and 21 of docs/matrix.md, and a Redis that hangs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Named locks on three independent Redis: RELIABILITY rows 19 and 20, and what else can happen to a majority."""
+"""Named locks on three independent Redis: rows 19 and 20 of docs/matrix.md, and what else can happen to a majority."""
 
 from __future__ import annotations
 

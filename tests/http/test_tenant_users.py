@@ -204,3 +204,18 @@ def test_what_a_tenants_user_may_not_do(server: RedisServer) -> None:
 def test_settings_that_name_no_users(wrong: dict[str, str]) -> None:
     with pytest.raises(SettingsError):
         Settings.from_env(wrong)
+
+
+async def test_a_tenants_connection_is_no_new_server(server: RedisServer) -> None:
+    """Or the pod would give up its subscription for it, and hear nothing meanwhile."""
+    redis, connected = Redis(RedisOptions(server.url), USERS), list[str]()
+    redis.on_reconnect = lambda: connected.append("anew")
+    await redis.start()
+    try:
+        assert connected == ["anew"]
+        for tenant in TENANTS:
+            keys = SessionKeys(tenant, new_id())
+            assert await redis.execute(Unit(keys.tag).command("EXISTS", keys.hash)) == [0]
+        assert connected == ["anew"]
+    finally:
+        await redis.aclose()

@@ -124,7 +124,7 @@ async def test_a_pod_dies_with_an_open_intent(
     happened: int,
     said: str,
 ) -> None:
-    """DESIGN's crash table, the rows in which an intent is open; every call bears the same key."""
+    """The crash table of docs/architecture.md, the rows in which an intent is open; every call bears the same key."""
     world = World()
     world.before = before
     agent = Agent("a", model="test:m", tools=[acting(world, effect, conclusive)])

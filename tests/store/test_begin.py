@@ -174,7 +174,7 @@ async def test_fork(store: Store) -> None:
 
 
 async def test_foreign(store: Store, outside: redis_py.Redis) -> None:
-    """RELIABILITY 16: a key that holds another tenant's state stops the request."""
+    """A key that holds another tenant's state stops the request."""
     want = message(new_session())
     await commit(store, await store.own(want))
     outside.hset(want.session.hash, "tenant", "rival")

@@ -12,6 +12,7 @@ import pytest
 from agentrt.errors import StoreUnavailable
 from agentrt.store.connection import RedisOptions
 from agentrt.store.discovery import find
+from agentrt.store.probe import Probe
 from tests.harness.redis_server import RedisServer
 from tests.harness.runs import wait_until
 from tests.harness.sentinels import MASTER, Sentinel, Watched
@@ -66,6 +67,9 @@ async def test_who_does_not_answer_is_done_without(disagreeing: tuple[list[Senti
     os.kill(frozen.pid, signal.SIGSTOP)
     try:
         assert (await find(options(sentinels), b"x")).port == new.port  # type: ignore[attr-defined]
+        probe = Probe(options(sentinels), "pod")
+        assert await probe.ask(0.5) is None, "what is waited for the silent one is not the master's time"
+        await probe.aclose()
         with pytest.raises(StoreUnavailable, match="name no master"):
             await find(options(sentinels[:1]), b"x")
     finally:

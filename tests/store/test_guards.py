@@ -1,6 +1,6 @@
 """A Redis that answers but does not serve: begin and probe say why within 3 s; runs under way get through.
 
-RELIABILITY 15, 22, 24 to 26.
+Rows 22 and 24 to 26 of docs/matrix.md.
 """
 
 from __future__ import annotations

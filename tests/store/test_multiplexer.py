@@ -133,7 +133,7 @@ async def test_negative_control_a_line_without_places(proxy: ByteProxy) -> None:
 
 
 async def test_2000_random_cancels(proxy: ByteProxy) -> None:
-    """RELIABILITY 31: two tenants, delayed replies, cut connections; every answer is the caller's own or an error."""
+    """Row 31: two tenants, delayed replies, cut connections; every answer is the caller's own or an error."""
     chance = random.Random(31)
 
     def vary(data: bytes) -> bytes:
@@ -337,6 +337,28 @@ async def test_reconnecting_backs_off() -> None:
         await line.aclose()
 
 
+async def test_what_a_failed_connection_said_is_forgotten(redis_url: str) -> None:
+    """It was full when it broke, before it was greeted; the next one has nothing to resume."""
+    tries = 0
+
+    async def dial(protocol: asyncio.Protocol) -> TakenOver:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            protocol.pause_writing()
+            raise ConnectionError("it broke")
+        return await dialling(redis_url)(protocol)
+
+    line = Multiplexer(dial, MultiplexerLimits(backoff_s_min=0.01))
+    line.start()
+    try:
+        await line.wait_connected(3)
+        async with asyncio.timeout(3):
+            assert await echo(line, "there") == [b"there"]
+    finally:
+        await line.aclose()
+
+
 async def test_closing_tells_the_waiters(proxy: ByteProxy) -> None:
     """Nobody waits for a closed connection, and it does not come back."""
     async with multiplexed(proxy.url) as line:
@@ -393,7 +415,7 @@ async def test_private_names_of_redis_py(redis_url: str) -> None:
 @pytest.mark.parametrize("together", [True, False], ids=["with the last reply", "behind it"])
 @pytest.mark.parametrize("stray", [b"+stray\r\n", b"$5\r\nst"], ids=["a whole reply", "half a reply"])
 async def test_leftover_bytes_are_refused(proxy: ByteProxy, stray: bytes, together: bool) -> None:
-    """RELIABILITY 32: bytes behind the handshake's last reply, read by redis-py or not, are never taken along."""
+    """Row 32: bytes behind the handshake's last reply, read by redis-py or not, are never taken along."""
     connection = new_connection(RedisOptions(proxy.url))
     if together:
         last = await handshake_replies(proxy)

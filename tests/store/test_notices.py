@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from typing import Literal
 
 import orjson
 import pytest
@@ -12,7 +13,7 @@ import redis as redis_py
 
 from agentrt.store.connection import Redis, RedisOptions
 from agentrt.store.keys import pod_channel
-from agentrt.store.notices import Notices
+from agentrt.store.notices import Notices, _Ear
 from tests.harness.proxy import ByteProxy
 from tests.harness.redis_server import RedisServer
 from tests.store.stage import until
@@ -114,3 +115,52 @@ async def test_a_subscription_that_is_refused_is_no_sign_of_life(
     finally:
         await notices.aclose()
         outside.execute_command("ACL", "DELUSER", "deaf")
+
+
+async def test_no_defect_ends_the_listening(
+    notices: Notices, proxy: ByteProxy, outside: redis_py.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deaf pod is taken for a dead one by all others, and hears of nothing."""
+    hear, failed = Notices._hear, asyncio.Event()
+
+    async def failing(self: Notices, ear: _Ear) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("unable to perform operation on a closed transport")
+        await hear(self, ear)
+
+    monkeypatch.setattr(Notices, "_hear", failing)
+    proxy.cut()
+    async with asyncio.timeout(5):
+        await failed.wait()
+    await until(lambda: subscribers(outside) == 1, 5)
+    event = notices.subscribe("run")
+    await until(lambda: say(outside, "granted", "run") or event.is_set(), 5)
+
+
+async def test_closed_when_it_was_to_be_pinged(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of the connection and the end of the silence come together: nothing is written into what is closed."""
+    monkeypatch.setattr("agentrt.store.notices._SILENCE_S", 0.0)
+    written: list[bytes] = []
+
+    class Closed:
+        transport = type("_", (), {"write": lambda _, data: written.append(data), "abort": lambda _: None})()
+
+        async def close(self) -> None: ...
+
+    async def closed(_connection: object, ear: _Ear) -> Closed:
+        ear.connection_lost(None)
+        return Closed()
+
+    class Late(asyncio.Event):
+        async def wait(self) -> Literal[True]:
+            ear.heard = True
+            raise TimeoutError
+
+    monkeypatch.setattr("agentrt.store.notices.take_over", closed)
+    notices = Notices(redis, redis.options, "pod-closed")
+    ear = _Ear(lambda *_: None, lambda: None)
+    ear.closed = Late()
+    async with asyncio.timeout(5):
+        await notices._hear(ear)
+    assert len(written) == 1, "the subscription, and no ping"

@@ -1,6 +1,6 @@
 """Server-sent events: one write for all frames that are there, comments against idle cuts.
 
-No `id:` and no `retry:` lines: the openai client fails at the next comment after one (API.md, trap 1).
+No `id:` and no `retry:` lines: the openai client fails at the next comment after one.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ _RECALL = re.compile(r"^what do you remember about (?P<query>.+?)\??$", re.IGNOR
 
 
 def support(request: ModelRequest) -> Iterable[ModelEvent]:
-    """The demo's support agent: understands the sentences that DESIGN.md lists, and answers from its context only."""
+    """The demo's support agent: understands a handful of sentences, and answers from its context only."""
     said = last_user_text(request.items).strip()
     last = request.items[-1] if request.items else None
     if last is not None and last.type == "mcp_call":

@@ -47,7 +47,7 @@ class Call:
 
 
 def next_move(call: Call, holder: str, now_ms: int) -> Literal["settled", "run", "run_after_lock", "judge_after_lock"]:
-    """What is to be done with a call, by what the journal says of it. Pure; DESIGN's crash table.
+    """What is to be done with a call, by what the journal says of it. Pure; docs/architecture.md, "Effects".
 
     `holder` is the token of the present owner: an intent of its own is no riddle. An idempotent call whose key the
     downstream may have forgotten by `now_ms` is judged like one that must not happen twice.

@@ -44,7 +44,7 @@ _CURES = {
     "noreplicas": "Too few replicas are there for min-replicas-to-write: bring them back",
     "noauth": "Put the password into AGENTRT_REDIS_URL: redis://user:password@host:6379/0",
     "wrongpass": "The password in AGENTRT_REDIS_URL is not right",
-    "noperm": "redis-cli ACL SETUSER … ~agentrt:* &agentrt:* +@all -@dangerous +info",
+    "noperm": "redis-cli ACL SETUSER with the rule of docs/operations.md, Redis; ACL LOG says what was refused",
 }
 
 

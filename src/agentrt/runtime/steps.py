@@ -1,6 +1,6 @@
 """The steps of a run in the journal: planned before anything of them happens, settled, recorded; or found there.
 
-The turn knows their order. What a crash between any two writes means is DESIGN's crash table.
+The turn knows their order. What a crash between any two writes means: docs/architecture.md, "Effects".
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     begin (admission) → repeat: ask the model → plan → run the calls → record → … → commit
 
 Every step first looks for itself in the journal: a run that another pod began goes the same way and finds what was
-done. What is written, and when, is DESIGN's "One turn"; what a crash between any two writes means is its crash table.
+done. What is written, and when, is told in docs/architecture.md, "One turn"; what a crash between any two writes means,
+under "Effects".
 """
 
 from __future__ import annotations

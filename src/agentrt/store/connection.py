@@ -133,7 +133,8 @@ class Redis:
     def _opening(self, users: TenantUsers) -> Callable[[str], Nodes]:
         def opened(tenant: str) -> Nodes:
             own = replace(self.options, credentials=users.credentials(tenant))
-            return open_nodes(own, (b"", 0), self.stats, self._reconnected)  # the scripts are loaded by the runtime
+            # The scripts are loaded by the runtime; that a tenant has a connection says nothing of the server's.
+            return open_nodes(own, (b"", 0), self.stats, lambda: None)
 
         return opened
 

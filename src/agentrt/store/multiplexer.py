@@ -310,6 +310,7 @@ class Multiplexer:
 
     async def _open(self) -> tuple[_Wire, Link]:
         """A connection that has been greeted. Raises `OSError`, `StoreUnavailable`."""
+        self._paused = False  # what one that failed had said of itself
         data, wire = self._greeting[0], _Wire(self, self._greeting[1])
         link = await self._dial(wire)
         try:

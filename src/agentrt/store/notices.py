@@ -133,6 +133,8 @@ class Notices:
                 await self._hear(ear)
             except (StoreUnavailable, OSError) as error:
                 log.debug("no subscription: %s", error)
+            except Exception:  # the boundary of listening: whatever it was, a pod must not stay deaf
+                log.exception("the subscription failed")
             # What was missed meanwhile is found by the polls behind every wait.
             self.wake_all()
             if ear.subscribed:
@@ -152,7 +154,8 @@ class Notices:
                         await ear.closed.wait()
                         return
                 except TimeoutError:
-                    if not ear.heard:  # not even the answer to the last ping: half open
+                    # Not even the answer to the last ping: half open. Or closed in this very moment.
+                    if not ear.heard or ear.closed.is_set():
                         return
                     link.transport.write(_PING)
         finally:

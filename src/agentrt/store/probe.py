@@ -31,8 +31,10 @@ class Probe:
     async def ask(self, timeout_s: float) -> str | None:
         """None when Redis serves, else the reason as one word (`timeout`, `readonly`, `oom`, ...)."""
         try:
+            if self._connection is None:  # bounded by itself, and not to be counted: a Sentinel may be silent
+                self._connection = await find(self._options, QueueKeys().slot)
             async with asyncio.timeout(timeout_s):
-                return await self._write_and_read()
+                return await self._write_and_read(self._connection)
         except TimeoutError:
             reason = "timeout"
         except StoreUnavailable as error:
@@ -48,10 +50,7 @@ class Probe:
         if connection is not None:
             await connection.disconnect(nowait=True)
 
-    async def _write_and_read(self) -> str | None:
-        if self._connection is None:
-            self._connection = await find(self._options, QueueKeys().slot)
-        connection = self._connection
+    async def _write_and_read(self, connection: AbstractConnection) -> str | None:
         await connection.connect()  # type: ignore[no-untyped-call]
         value = secrets.token_hex(8).encode()
         await connection.send_packed_command(
