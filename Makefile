@@ -1,11 +1,11 @@
 # make run    a private Redis and PODS pods on 127.0.0.1:PORT, in the foreground; Ctrl-C stops everything
-# make test   every test that needs no root, and the coverage
+# make test   every test but those that take an hour (below); what is not installed is skipped. And the coverage
 # make check  ruff, mypy, import-linter
 # make negative  the tests with one guard taken out at a time: each time some must fail
 # make kills  a thousand runs whose pods are killed under them; the count of what happened goes to loadtest/kills.json
 # make soak   MINUTES of chaos over three pods and TOPOLOGY=single, sentinel or cluster, by the schedule of SEED: what
 #             happened, and what was violated, as JSON
-# make load   USERS of locust on two pods for DURATION_S, SHAPE=ramp, spike or soak; exit status by loadtest/thresholds.toml
+# make load   USERS of locust on two pods for DURATION_S, SHAPE=ramp, spike or soak; exit status by loadtest/thresholds*.toml
 # make kills-runs  10,000 background runs over three pods, one killed every 5 s
 # make clients  outside clients, each in an environment of its own, against two pods, one killed: docs/clients.md
 # make fuzz   12,000 requests with other tenants' ids over every route
@@ -82,7 +82,8 @@ test: setup
 	$(BIN)/python -m pytest tests/fault $(PYTEST_ARGS)
 
 negative: setup
-	AGENTRT_FULL=1 $(BIN)/python -m pytest tests/negative tests/chaos/test_two_writers.py -k "control or guard"
+	AGENTRT_FULL=1 $(BIN)/python -m pytest tests/negative tests/chaos/test_two_writers.py \
+	  -k "control or guard or without_the_fence"
 
 check: setup
 	$(BIN)/ruff check .
@@ -196,5 +197,5 @@ lock: setup
 
 clean:
 	rm -rf .venv .venv-peers .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
-	  build dist
+	  .clients .schemathesis build dist
 	find src tests loadtest ops -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,12 +19,12 @@ from loadtest.simulation.check import Compared, compare, times_of
 from loadtest.simulation.study import autoscaling, latencies, throughput
 from loadtest.simulation.system import Times
 
-__all__ = ["Need", "Use", "need"]
+__all__ = ["Need", "Use", "need", "reckoned"]
 
 SESSIONS = (1_000, 100_000, 10_000_000)
 _MODEL_S = 1.0
 """Of the simulated turns: what is added to it, and what pods and shards carry, does not depend on it."""
-_NEEDED = ("turns", "scaling", "shards", "streams", "tools", "providers")
+NEEDED = ("turns", "scaling", "shards", "streams", "tools", "providers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +121,8 @@ def need(sessions: int, use: Use, of: Cost) -> Need:
 _PAGE = """# Capacity
 
 Written by `make capacity` from `loadtest/results/`; do not edit. What was measured, where and when, stands in
-[benchmarks.md](benchmarks.md); here it is reckoned with. Everything was measured on two cores shared with other work,
-so CPU times are rather too long than too short.
+[benchmarks.md](benchmarks.md); here it is reckoned with. Everything was measured on two cores, one for what is measured, one for
+Redis and the load.
 
 ## What a turn takes
 
@@ -155,7 +155,7 @@ usually the greater part by far.
 3. **Memory of Redis** for sessions that nobody talks in any more: `AGENTRT_SESSION_TTL_S` bounds them.
 4. **The queue's shard**, at {queue_limit:,.0f} turns/s ({queue_sessions} open sessions as above). Put its slot on a
    master of its own (`CLUSTER SETSLOT`); beyond that run several deployments, with tenants spread over them.
-5. **Connections**: three a pod at one Redis. 1,000 pods are some 3,000; the default of `maxclients` is 10,000.
+5. **Connections**: three a pod at one Redis that no replicas are waited for at. 1,000 pods are some 3,000; the default of `maxclients` is 10,000.
 
 ## The simulation
 
@@ -246,11 +246,17 @@ def _use_text(use: Use) -> str:
     )
 
 
+def reckoned(use: Use, sections: Mapping[str, Section]) -> tuple[str, str]:
+    """The tables that no simulation is needed for: what a turn takes, and what that comes to."""
+    of = cost(use, {name: section.figures for name, section in sections.items()})
+    return _costs_table(of), _needs_table([need(sessions, use, of) for sessions in SESSIONS])
+
+
 def render(use: Use, sections: Mapping[str, Section]) -> tuple[str, dict[str, str]]:
     """The page, and its pictures by name."""
     found = {name: section.figures for name, section in sections.items()}
     of = cost(use, found)
-    needs = [need(sessions, use, of) for sessions in SESSIONS]
+    costs, needs = reckoned(use, sections)
     compared = compare(found["scaling"], found["shards"])
     _, share = times_of(found["scaling"], found["shards"])
     quiet = Times(of.pod_us / 1e6, of.shard_us / 1e6, 0.0002, _MODEL_S, lease_redis=of.queue_us / 1e6)
@@ -262,8 +268,8 @@ def render(use: Use, sections: Mapping[str, Section]) -> tuple[str, dict[str, st
     stamp = sections["scaling"].stamp
     text = _PAGE.format(
         use=_use_text(use),
-        cost=_costs_table(of),
-        needs=_needs_table(needs),
+        cost=costs,
+        needs=needs,
         shard_gib=use.shard_gib,
         replicas=use.replicas,
         core_hour=use.core_hour,
@@ -293,8 +299,8 @@ def main() -> None:
     for one in fields(Use):
         parser.add_argument(f"--{one.name.replace('_', '-')}", type=float, default=one.default, help="%(default)s")
     use = Use(**vars(parser.parse_args()))
-    sections = {name: section for name in _NEEDED if (section := kept(name)) is not None}
-    if missing := [name for name in _NEEDED if name not in sections]:
+    sections = {name: section for name in NEEDED if (section := kept(name)) is not None}
+    if missing := [name for name in NEEDED if name not in sections]:
         parser.error(f"no results yet of {', '.join(missing)}: make bench")
     text, pictures = render(use, sections)
     (ROOT / "docs" / "capacity.md").write_text(text, encoding="utf-8")

@@ -188,7 +188,7 @@ time added. CPU of a token is that of streams of 440 tokens less that of streams
 around them is not in it, but what is sent to the client and what is written to the event log is; the model's
 own pauses, measured apart, are taken off. Tokens come one by one, or ten in one piece of time, as a fast
 model's do. The floor streams the same from Starlette's `StreamingResponse` and logs nothing. (1,000 open
-streams: docs/operations.md and loadtest/README.md.)"""
+streams: loadtest/README.md.)"""
 _WHY = (
     "every token is an event of its own with a number and six fields, encoded, kept for the log until it is there, and "
     "sent in a chunk that wakes two tasks; what comes together shares all but the encoding"

@@ -17,7 +17,7 @@ import redis
 
 from agentrt.http.protocol import HEAD_BYTES_MAX
 from tests.harness.pod import Pod
-from tests.harness.redis_server import RedisServer
+from tests.harness.redis_server import RedisCluster, RedisServer
 from tests.harness.runs import wait_until
 from tests.harness.warm import agentrt
 from tests.http.conftest import NO_TLS
@@ -184,6 +184,26 @@ async def test_secrets_stay_in_and_a_confined_user_is_enough(pod: Pod, key: str,
         assert [entry for entry in denied if not entry["object"].startswith("config")] == []
 
 
+def test_the_confined_user_is_enough_on_a_cluster() -> None:
+    """Pods ask a Cluster who owns its slots, and how it is."""
+    with RedisCluster(3) as cluster:
+        for node in cluster.nodes:
+            with node.client() as outside:
+                outside.execute_command("ACL", "SETUSER", "agentrt", *_recipe())
+        url = cluster.url.replace("://", f"://agentrt:{CANARY['redis-password']}@")
+        with Pod(url, name="hard-cluster") as pod:
+            for text in ("note", "read"):
+                answer = httpx2.post(f"{pod.url}/v1/responses", json={"model": "echo", "input": text}, timeout=20)
+                assert answer.json()["status"] == "completed", answer.text
+            wait_until(
+                lambda: "agentrt_redis_cluster_ok 1.0" in httpx2.get(f"{pod.url}/metrics").text, 10, "CLUSTER INFO"
+            )
+        for node in cluster.nodes:
+            with node.client() as outside:
+                refused = [entry["object"] for entry in outside.acl_log() if entry["username"] == "agentrt"]
+            assert all(what.startswith("config") for what in refused), refused
+
+
 async def test_what_the_confined_user_may_not_do(confined: RedisServer, pod: Pod, key: str) -> None:
     with redis.Redis(port=confined.port, username="agentrt", password=CANARY["redis-password"]) as user:
         for command in (("FLUSHALL",), ("KEYS", "*"), ("CONFIG", "GET", "*"), ("GET", "other:secret"), ("ACL", "LIST")):
@@ -226,7 +246,7 @@ async def test_a_head_that_is_too_long_is_refused(pod: Pod, shape: str) -> None:
 
 
 async def test_a_body_of_100_mb_is_refused_and_not_kept(pod: Pod, key: str) -> None:
-    """RELIABILITY's row 38: 413, and the pod grows by less than 20 MB."""
+    """Row 38: 413, and the pod grows by less than 20 MB."""
 
     async def body() -> Any:
         yield b'{"model": "echo", "input": "'
