@@ -121,8 +121,8 @@ def need(sessions: int, use: Use, of: Cost) -> Need:
 _PAGE = """# Capacity
 
 Written by `make capacity` from `loadtest/results/`; do not edit. What was measured, where and when, stands in
-[benchmarks.md](benchmarks.md); here it is reckoned with. Everything was measured on two cores, one for what is measured, one for
-Redis and the load.
+[benchmarks.md](benchmarks.md); here it is reckoned with. Everything was measured on two cores, one for what
+is measured, one for Redis and the load.
 
 ## What a turn takes
 
@@ -155,7 +155,8 @@ usually the greater part by far.
 3. **Memory of Redis** for sessions that nobody talks in any more: `AGENTRT_SESSION_TTL_S` bounds them.
 4. **The queue's shard**, at {queue_limit:,.0f} turns/s ({queue_sessions} open sessions as above). Put its slot on a
    master of its own (`CLUSTER SETSLOT`); beyond that run several deployments, with tenants spread over them.
-5. **Connections**: three a pod at one Redis that no replicas are waited for at. 1,000 pods are some 3,000; the default of `maxclients` is 10,000.
+5. **Connections**: three a pod at one Redis, where no replicas are waited for. 1,000 pods are some 3,000; `maxclients`
+   is 10,000 where nobody has set it.
 
 ## The simulation
 

@@ -24,7 +24,8 @@ from loadtest.chaos.history import FIRST
 __all__ = ["agents", "calls", "words"]
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS effects (id INTEGER PRIMARY KEY, tool TEXT, idempotency_key TEXT, fence INTEGER, pod TEXT);
+CREATE TABLE IF NOT EXISTS effects (id INTEGER PRIMARY KEY, tool TEXT, idempotency_key TEXT, fence INTEGER, pod TEXT,
+  at REAL DEFAULT ((julianday('now') - 2440587.5) * 86400.0));
 CREATE INDEX IF NOT EXISTS by_key ON effects (idempotency_key);
 CREATE TABLE IF NOT EXISTS fences (idempotency_key TEXT PRIMARY KEY, fence INTEGER);
 """

@@ -59,6 +59,7 @@ def violations(operations: Sequence[Operation], stored: Sequence[Turn]) -> list[
     """What is wrong with a conversation, after all clients have stopped; empty for nothing."""
     return [
         *_wrong_number(operations, stored),
+        *_wrong_answers(operations, stored),
         *_wrong_chain(operations, stored),
         *_wrong_order(operations, stored),
         *([] if linearizable(operations, stored[-1].text if stored else FIRST) else ["not linearizable"]),
@@ -74,6 +75,14 @@ def _wrong_number(operations: Sequence[Operation], stored: Sequence[Turn]) -> It
             yield f"{operation.text!r} is {operation.outcome}, and stored {times[operation.text]} times"
     known = {operation.text for operation in operations}
     yield from (f"{text!r} was never said here" for text in times if text not in known)
+
+
+def _wrong_answers(operations: Sequence[Operation], stored: Sequence[Turn]) -> Iterator[str]:
+    """What is stored as the answer is what the client was told."""
+    told = {operation.text: operation.saw for operation in operations if operation.outcome == "ok"}
+    for turn in stored:
+        if turn.after is not None and told.get(turn.text, turn.after) != turn.after:
+            yield f"{turn.text!r} was told {told[turn.text]!r}, and its answer is stored as {turn.after!r}"
 
 
 def _wrong_chain(operations: Sequence[Operation], stored: Sequence[Turn]) -> Iterator[str]:

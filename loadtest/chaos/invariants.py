@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ import redis
 from tests.conftest import leaked_keys
 from tests.harness.runs import TENANT, status
 
-from agentrt.records import TERMINAL
+from agentrt.models.scripted import texts
+from agentrt.records import TERMINAL, Item
 from agentrt.store.journal import read_effects
 from agentrt.store.keys import QueueKeys, RunKeys, SessionKeys
+from loadtest.chaos.agents import calls
 from loadtest.chaos.stream import TERMINAL_EVENTS, Watched
 
 __all__ = ["Inspection", "at_rest", "held"]
@@ -49,19 +51,22 @@ def held(client: redis.Redis) -> list[str]:
 class Inspection:
     """Holds every session, run, journal and log against each other and the world. `wrong` is what does not fit.
 
-    `losing`: fail-overs may have forgotten what nobody waits for: of effects that may be repeated the plan, outcomes
-    that a living owner remembered, events that were not the last. `hasty`: anything else too, so effects may have
-    happened that no journal knows, and twice. That is counted.
+    `unsettled`: the times (s since the epoch, from and to) of fail-overs, which may have forgotten what nobody waits
+    for of what went on then: of effects that may be repeated the plan, outcomes that a living owner remembered, events
+    that were not the last. `hasty`: anything else too, so effects may have happened that no journal knows, and twice.
+    That is counted.
     """
 
-    def __init__(self, client: redis.Redis, sink: Path, *, losing: bool = False, hasty: bool = False) -> None:
+    def __init__(
+        self, client: redis.Redis, sink: Path, unsettled: Sequence[tuple[float, float]] = (), *, hasty: bool = False
+    ) -> None:
         self.wrong: list[str] = []
         self.counts: Counter[str] = Counter()
         self._client = client
-        self._losing, self._hasty = losing, hasty
+        self._unsettled, self._hasty = unsettled, hasty
         effects = _world(sink)
-        self._tools = dict(effects)
-        self._happened = Counter(key for key, _ in effects)
+        self._tools = {key: (tool, at) for key, tool, at in effects}
+        self._happened = Counter(key for key, _, _ in effects)
         self._planned: set[str] = set()
         self._in_doubt: set[str] = set()
 
@@ -112,7 +117,11 @@ class Inspection:
         elif found["status"] not in TERMINAL:
             told = {name: value for name, value in found.items() if len(value) < 100}
             self.wrong.append(f"run {run.id} is {found['status']}: {told}")
+        alive = float(found["created"]) / 1000, float(found.get("ended", "inf")) / 1000
+        losing = self._within(*alive)
         stored = {name.decode(): value for name, value in self._client.hgetall(run.effects).items()}
+        called = Counter(planned.tool for planned, _, _ in read_effects(stored).values())
+        self._asked(run, session, found, called, losing=losing)
         for key, (planned, _, outcome) in read_effects(stored).items():
             state = outcome.state if outcome is not None else "open"
             self._planned.add(key)
@@ -121,27 +130,48 @@ class Inspection:
                 continue
             if state == "in_doubt":
                 self._in_doubt.add(f"{TENANT}/{session}/{run.id}/{key}")
+                self.counts[f"in doubt, {planned.tool}"] += 1
                 if planned.effect != "at_most_once":
                     self.wrong.append(f"{planned.tool} of {run.id} is {planned.effect}, and in doubt")
             if self._happened[key] in {"recorded": {1}, "failed": {0}, "in_doubt": {0, 1}}.get(state, set()):
                 continue
-            if self._losing and state == "open" and self._happened[key] <= 1:
+            if losing and state == "open" and self._happened[key] <= 1:
                 # its owner lived on, and ended the run with what it remembered: nobody asks the journal any more
                 self.counts["outcomes that went with a master"] += 1
             elif self._hasty and self._happened[key] > 1:
                 self.counts["at_most_once effects that happened again, forgotten with a master"] += 1
             else:
                 self.wrong.append(f"{planned.tool} of {run.id} is {state}, and happened {self._happened[key]} times")
-        self._log(run)
+        self._log(run, losing=losing)
+
+    def _asked(self, run: RunKeys, session: str, found: dict[str, str], called: Counter[str], *, losing: bool) -> None:
+        """What was called is what its message names, each tool once: whatever key a second call had, it is one too
+        many."""
+        first = int(found.get("first", -1))
+        line = self._client.lindex(SessionKeys(TENANT, session).items, first) if first >= 0 else None
+        if line is None or not int(found.get("n_items", 0)):
+            if not self._hasty and any(times > 1 for times in called.values()):
+                self.wrong.append(f"run {run.id} called {dict(called)}")
+            return
+        wanted = Counter(calls([texts(Item.decode(line))]))
+        if called - wanted and not self._hasty:
+            self.wrong.append(f"run {run.id} called {dict(called)}, and was asked for {dict(wanted)}")
+        if wanted - called and found["status"] == "completed" and not losing:
+            self.wrong.append(f"run {run.id} is completed, called {dict(called)}, and was asked for {dict(wanted)}")
+
+    def _within(self, first: float, last: float) -> bool:
+        """Whether any fail-over was under way between these times, in s since the epoch."""
+        return any(first <= end and begin <= last for begin, end in self._unsettled)
 
     def _forgotten(self, key: str) -> None:
         """An effect that happened, and that no journal knows: intents of what must not happen twice are waited for."""
-        if self._hasty or (self._losing and self._tools[key] == "note"):
-            self.counts[f"effects of {self._tools[key]} that went with a master"] += 1
+        tool, at = self._tools[key]
+        if self._hasty or (tool == "note" and self._within(at, at)):
+            self.counts[f"effects of {tool} that went with a master"] += 1
         else:
-            self.wrong.append(f"effect {key} of {self._tools[key]} happened, and no journal knows it")
+            self.wrong.append(f"effect {key} of {tool} happened, and no journal knows it")
 
-    def _log(self, run: RunKeys) -> None:
+    def _log(self, run: RunKeys, *, losing: bool) -> None:
         """As a reader sees it, who passes over numbers that he has: they grow, every item is closed, the end is last.
 
         A batch may bring again what another one brought that was under way, but nothing else under its number. The end
@@ -170,7 +200,7 @@ class Inspection:
         if entries and not watched.ended:
             self.wrong.append(f"the log of run {run.id} has no end")
         for one in watched.wrong:
-            if self._losing and one.endswith("was never closed"):
+            if losing and one.startswith("item "):
                 self.counts["logs with a hole that a master left"] += 1  # its last event bears the whole response
             else:
                 self.wrong.append(f"run {run.id}: {one}")
@@ -183,9 +213,9 @@ class Inspection:
         self.counts["in doubt, and happened"] = sum(self._happened[place.rsplit("/", 1)[1]] for place in self._in_doubt)
 
 
-def _world(sink: Path) -> list[tuple[str, str]]:
-    """Key and tool of what really happened; none where nothing ever did."""
+def _world(sink: Path) -> list[tuple[str, str, float]]:
+    """Key, tool and time (s since the epoch) of what really happened; none where nothing ever did."""
     with closing(sqlite3.connect(sink)) as world:
         if world.execute("SELECT 1 FROM sqlite_master WHERE name = 'effects'").fetchone() is None:
             return []
-        return list(world.execute("SELECT idempotency_key, tool FROM effects ORDER BY id"))
+        return list(world.execute("SELECT idempotency_key, tool, at FROM effects ORDER BY id"))

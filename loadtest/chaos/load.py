@@ -24,6 +24,10 @@ _TURNS_MAX = 120
 """Then its talkers begin another conversation: what is checked stays small."""
 _PATIENCE_S = 60.0
 """So long a message is sent again before its outcome is left unknown."""
+_PASSING = frozenset({429, 502, 503, 504})
+"""What a client is told that shall come again."""
+_LAST_S = 30.0
+"""How long a message may take when everything is at rest."""
 _FAILURES_MAX = 20
 """So often it may fail: one that left items in the history, and has others behind it, is not taken up again."""
 
@@ -89,6 +93,8 @@ class Load:
         turn = 0
         while not self._over.is_set():
             conversation = await self._conversation(client, number // 2, chance)
+            if conversation is None:
+                return
             turn += 1
             tools = ("", "", "note", "book", "note book", "wire", "read")[chance.randrange(7)]
             text = f"talker {number} turn {turn}: {tools}".rstrip()
@@ -134,20 +140,30 @@ class Load:
             if answered is not None:
                 self.wrong.append(f"{key} was taken for another message")
 
-    async def _conversation(self, client: httpx2.AsyncClient, number: int, chance: random.Random) -> Conversation:
-        """The pair's conversation; a new one when the old one is long."""
+    async def _conversation(
+        self, client: httpx2.AsyncClient, number: int, chance: random.Random
+    ) -> Conversation | None:
+        """The pair's conversation; a new one when the old one is long; None when time is over before there is one."""
         async with self._beginning.setdefault(number, asyncio.Lock()):
             found = self._current.get(number)
             while found is None or found.forgotten or len(found.operations) >= _TURNS_MAX:
+                if self._over.is_set():
+                    return None
                 try:
                     answer = await client.post(f"{chance.choice(self._urls)}/v1/conversations", json={})
                     answer.raise_for_status()
-                except httpx2.HTTPError:
+                except httpx2.HTTPError as error:
+                    self._passing("a conversation", error)
                     await asyncio.sleep(0.1)
                     continue
                 found = self._current[number] = Conversation(answer.json()["id"])
                 self.conversations.append(found)
             return found
+
+    def _passing(self, what: str, error: httpx2.HTTPError) -> None:
+        """What fails may pass, or is wrong."""
+        if isinstance(error, httpx2.HTTPStatusError) and (status := error.response.status_code) not in _PASSING:
+            self.wrong.append(f"{what}: {status} {error.response.text[:200]}")
 
     async def _until_answered(
         self,
@@ -170,7 +186,7 @@ class Load:
                 return answer
             if status == 404 and self._forget(str(body["conversation"])):
                 return None
-            if status not in {0, 200, 409, 429, 502, 503, 504}:
+            if status not in {0, 200, 409, *_PASSING}:
                 self.wrong.append(f"{key}: {status} {str(answer)[:200]}")
                 return None
             self.counts["sent again"] += 1
@@ -202,9 +218,11 @@ class Load:
                 told = await answer.aread()
                 return answer.status_code, orjson.loads(told) if kind == "application/json" else {}
             watched = Watched()
-            async for line in answer.aiter_lines():
-                watched.take(line)
-        self.wrong += [f"{key}: {one}" for one in watched.wrong]
+            try:
+                async for line in answer.aiter_lines():
+                    watched.take(line)
+            finally:  # also of one that broke off
+                self.wrong += [f"{key}: {one}" for one in watched.wrong]
         return (200, watched.final) if watched.final else (0, {})
 
     # --- workers ---
@@ -233,13 +251,15 @@ class Load:
             await asyncio.sleep(0.3)
             try:
                 answer = await client.get(f"{chance.choice(self._urls)}/v1/responses/{response}")
-            except httpx2.HTTPError:
+                if answer.status_code == 404:
+                    self._unknown(response)
+                    break
+                answer.raise_for_status()
+            except httpx2.HTTPError as error:
+                self._passing(response, error)
                 continue
-            if answer.status_code == 200 and (ended := answer.json()["status"]) in TERMINAL:
+            if (ended := answer.json()["status"]) in TERMINAL:
                 return str(ended)
-            if answer.status_code == 404:
-                self._unknown(response)
-                break
         return ""
 
     def _unknown(self, response: str) -> None:
@@ -261,13 +281,46 @@ class Load:
                 status, answer = 0, {}
             if status == 200:
                 return str(answer["id"])
-            if status not in {0, 429, 502, 503, 504}:
+            if status not in {0, *_PASSING}:
                 self.wrong.append(f"{key}: {status} {str(answer)[:200]}")
                 return None
             await asyncio.sleep(chance.uniform(0.05, 0.2))
         return None
 
     # --- the end ---
+
+    async def last_words(self) -> None:
+        """One message more in each conversation that is talked in, and a new one at each place: all must be answered,
+        now that nothing is in their way."""
+        async with httpx2.AsyncClient(timeout=_LAST_S) as client, asyncio.TaskGroup() as group:
+            for number, conversation in self._current.items():
+                if not conversation.forgotten:
+                    group.create_task(self._last(client, self._urls[number % len(self._urls)], conversation, number))
+            for number, url in enumerate(dict.fromkeys(self._urls)):
+                try:
+                    made = await client.post(f"{url}/v1/conversations", json={})
+                    made.raise_for_status()
+                except httpx2.HTTPError as error:
+                    self.wrong.append(f"a conversation at {url} when all was at rest: {error!r}")
+                    continue
+                conversation = Conversation(made.json()["id"])
+                self.conversations.append(conversation)
+                group.create_task(self._last(client, url, conversation, number))
+
+    async def _last(self, client: httpx2.AsyncClient, url: str, conversation: Conversation, number: int) -> None:
+        operation = Operation(f"last words in {conversation.id}: book note", time.monotonic())
+        conversation.operations.append(operation)
+        body = {"model": _agent(number), "conversation": conversation.id, "input": operation.text}
+        try:
+            status, answer = await self._post(client, url, body, f"last-{conversation.id}")
+        except httpx2.HTTPError as error:
+            self.wrong.append(f"{operation.text}, at {url}: {error!r}")
+            return
+        if status != 200 or answer["status"] != "completed":
+            self.wrong.append(f"{operation.text}, at {url}: {status} {str(answer)[:200]}")
+            return
+        operation.returned, operation.outcome = time.monotonic(), "ok"
+        operation.saw = _said(answer).removeprefix("after ")
 
     async def take_up(self, response: str) -> None:
         """Send an accepted message again, whose run has failed: now nothing is in its way."""
@@ -306,6 +359,8 @@ class Load:
             if item["role"] == "user":
                 turns.append(Turn(text, None))
             elif turns:
+                if turns[-1].after is not None:
+                    self.wrong.append(f"{conversation.id}: {turns[-1].text!r} has two answers")
                 turns[-1] = Turn(turns[-1].text, text.removeprefix("after "))
         return turns
 

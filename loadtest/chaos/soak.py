@@ -84,17 +84,20 @@ async def soak(plan: Plan) -> dict[str, Any]:
                 group.create_task(_raise_schema(world, plan.seconds / 2))
             await _inject(world, faults, begun, plan.seconds)
             over.set()
-        wrong = [f"{pod} ended of itself" for pod in world.ended()]
+        world.look()
         await world.wait_ready()
         with world.redis.client() as client:
-            wrong += await _rest(world, client, load, plan.rest_s)
-            inspection = Inspection(client, world.sink, losing=losing, hasty=hasty)
+            wrong = await _rest(world, client, load, plan.rest_s)
+            inspection = Inspection(client, world.sink, world.redis.unsettled, hasty=hasty)
             await asyncio.to_thread(inspection.all, load.accepted)
             kept = await asyncio.to_thread(census, client)
-        if plan.logs and inspection.wrong:
-            world.keep_logs(Path(plan.logs))
-        wrong += [*load.wrong, *inspection.wrong, *await _histories(load, world.redis.spans if hasty else [])]
+        wrong += await _histories(load, world.redis.spans if hasty else [], hasty=hasty)
         outcomes = Counter(one.outcome for conversation in load.conversations for one in conversation.operations)
+        if outcomes["unknown"] > outcomes["ok"]:
+            wrong.append("of most messages nobody was told what became of them")
+        wrong += [*world.wrong, *load.wrong, *inspection.wrong]
+        if plan.logs and wrong:
+            world.keep_logs(Path(plan.logs))
         return {
             "plan": asdict(plan),
             "seconds": round(time.monotonic() - begun, 1),
@@ -132,6 +135,8 @@ async def _rest(world: World, client: redis.Redis, load: Load, bound_s: float) -
     resting = partial(at_rest, client)
     if not await world.until(resting, bound_s / 2 if world.redis.losing else bound_s) and world.redis.losing:
         for response in await asyncio.to_thread(held, client):
+            if not world.redis.unsettled:
+                wrong.append(f"{response} is found by a reader alone, and no fail-over made anybody forget it")
             load.counts["runs found by a reader alone"] += 1
             await load.read(response)
     for response in load.accepted:
@@ -139,6 +144,9 @@ async def _rest(world: World, client: redis.Redis, load: Load, bound_s: float) -
             await load.take_up(response)
     if not await world.until(resting, bound_s):
         wrong.append(f"not at rest after {bound_s} s")
+    await load.last_words()
+    if not await world.until(resting, bound_s):
+        wrong.append(f"not at rest {bound_s} s after the last words")
     return wrong
 
 
@@ -146,11 +154,13 @@ def _failed(client: redis.Redis, response: str) -> bool:
     return status(client, response) == "failed"
 
 
-async def _histories(load: Load, spans: list[tuple[float, float]]) -> list[str]:
+async def _histories(load: Load, spans: list[tuple[float, float]], *, hasty: bool) -> list[str]:
     """What is wrong with the conversations; what was acknowledged within `spans` may be gone, and is counted."""
     wrong: list[str] = []
     for conversation in load.conversations:
         if conversation.forgotten:
+            told = [one.text for one in conversation.operations if one.outcome == "ok"]
+            wrong += [f"{conversation.id} was gone, and {text!r} is acknowledged in it" for text in told if not hasty]
             continue
         try:
             stored = await load.stored(conversation)

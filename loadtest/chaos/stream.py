@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 import orjson
@@ -12,7 +13,8 @@ TERMINAL_EVENTS = frozenset({"response.completed", "response.failed", "response.
 
 
 class Watched:
-    """Numbers only grow; nothing comes behind the end; in the end every item that was opened is closed."""
+    """Numbers only grow; nothing comes behind the end; in the end every item that was opened is closed, what is in the
+    answer was shown, and each text is what its pieces were."""
 
     def __init__(self) -> None:
         self.wrong: list[str] = []
@@ -21,6 +23,8 @@ class Watched:
         self.ended = False
         self._last = -1
         self._open: set[str] = set()
+        self._closed: set[str] = set()
+        self._pieces: defaultdict[str, list[str]] = defaultdict(list)
 
     def take(self, line: str) -> None:
         """One line of an SSE stream; what is no event is passed over."""
@@ -40,8 +44,24 @@ class Watched:
         if kind == "response.output_item.added":
             self._open.add(event["item"]["id"])
         elif kind == "response.output_item.done":
-            self._open.discard(event["item"]["id"])
+            self._close(event["item"]["id"])
+        elif kind == "response.output_text.delta":
+            self._pieces[event["item_id"]].append(event["delta"])
+        elif kind == "response.output_text.done":
+            if "".join(self._pieces.pop(event["item_id"], [])) != event["text"]:
+                self.wrong.append(f"item {event['item_id']} has a text that is not its pieces")
         elif kind in TERMINAL_EVENTS:
-            self.ended = True
-            self.final = event["response"]
-            self.wrong += [f"item {item} was never closed" for item in sorted(self._open)]
+            self._end(event["response"])
+
+    def _close(self, item: str) -> None:
+        if item not in self._open:
+            self.wrong.append(f"item {item} was closed, and was never opened")
+        self._open.discard(item)
+        self._closed.add(item)
+
+    def _end(self, response: dict[str, Any]) -> None:
+        self.ended = True
+        self.final = response
+        self.wrong += [f"item {item} was never closed" for item in sorted(self._open)]
+        shown = self._open | self._closed
+        self.wrong += [f"item {one['id']} was never shown" for one in response["output"] if one["id"] not in shown]

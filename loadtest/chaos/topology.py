@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -22,7 +22,7 @@ from tests.harness.redis_server import RedisCluster, RedisServer
 from tests.harness.sentinels import Watched
 
 from agentrt.store.keys import QueueKeys
-from loadtest.chaos.schedule import Fault
+from loadtest.chaos.schedule import FAILOVERS, Fault
 
 __all__ = ["TOPOLOGIES", "Topology"]
 
@@ -46,6 +46,8 @@ class Topology(Protocol):
     """Whether a fail-over may forget what no replica was waited for."""
     spans: list[tuple[float, float]]
     """When what a master alone acknowledged was lost with it, by `time.monotonic`: (first, last)."""
+    unsettled: list[tuple[float, float]]
+    """When fail-overs were under way, until all was whole again, in s since the epoch: (first, last)."""
 
     def __enter__(self) -> Self: ...
 
@@ -79,6 +81,7 @@ class Single:
         self.url = self.server.url
         self.counts: Counter[str] = Counter()
         self.spans: list[tuple[float, float]] = []
+        self.unsettled: list[tuple[float, float]] = []
 
     def __enter__(self) -> Self:
         self.server.start()
@@ -115,7 +118,9 @@ class _Replicated:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.spans: list[tuple[float, float]] = []
-        self._one_at_a_time = threading.Lock()
+        self.unsettled: list[tuple[float, float]] = []
+        self._one_at_a_time = ThreadPoolExecutor(1)
+        """A thread of their own, or faults that wait for their turn would keep the pods' from theirs."""
 
     def master(self, target: int) -> RedisServer:
         """The one that a fault is for."""
@@ -130,25 +135,27 @@ class _Replicated:
         raise NotImplementedError
 
     async def inject(self, fault: Fault) -> None:
-        await asyncio.to_thread(self._inject, fault)
+        await asyncio.get_running_loop().run_in_executor(self._one_at_a_time, self._inject, fault)
 
     def _inject(self, fault: Fault) -> None:
-        with self._one_at_a_time:
-            match fault.kind:
-                case "kill_master" | "freeze_master":
-                    self._lose(self.master(fault.target), fault)
-                case "blink":
-                    master = self.master(fault.target)
-                    master.signal(signal.SIGSTOP)
-                    time.sleep(fault.for_s)
-                    master.signal(signal.SIGCONT)
-                case "cut":
-                    with self.master(fault.target).client() as client:
-                        client.execute_command("CLIENT", "KILL", "TYPE", "normal")
-                        client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-                case _:
-                    self.special(fault)
-            _until(self.whole, f"after {fault.kind}, being whole again")
+        begun = time.time()
+        match fault.kind:
+            case "kill_master" | "freeze_master":
+                self._lose(self.master(fault.target), fault)
+            case "blink":
+                master = self.master(fault.target)
+                master.signal(signal.SIGSTOP)
+                time.sleep(fault.for_s)
+                master.signal(signal.SIGCONT)
+            case "cut":
+                with self.master(fault.target).client() as client:
+                    client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+                    client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            case _:
+                self.special(fault)
+        _until(self.whole, f"after {fault.kind}, being whole again")
+        if fault.kind in FAILOVERS:
+            self.unsettled.append((begun - _LAG_S, time.time() + _LAG_S))
 
     def special(self, fault: Fault) -> None:
         """A kind that only one of them has."""

@@ -63,6 +63,8 @@ class World:
         self.urls: list[str] = []
         """Where clients may go: any of them takes any request. The load balancer, if there is one, as often as all pods
         together."""
+        self.wrong: list[str] = []
+        """Pods that ended of themselves."""
         self._raising = False
         self._counts: Counter[str] = Counter()
         self._links: list[ByteProxy] = []
@@ -156,6 +158,7 @@ class World:
         match fault.kind:
             case "kill":
                 async with self._restarting[number]:
+                    self._look(pod)
                     await asyncio.to_thread(pod.kill)
                     pod.start(wait=False)
             case "stop":
@@ -201,6 +204,7 @@ class World:
         """As a rolling restart does it: the next one only when this one is ready."""
         pod = self.pods[number]
         async with self._restarting[number]:
+            self._look(pod)
             graceful = await asyncio.to_thread(pod.leave, _LEAVES_S)
             self._counts["drained" if graceful else "did not end by itself when told to"] += 1
             pod.start(wait=False)
@@ -227,8 +231,7 @@ class World:
             await asyncio.sleep(0)
         link.blackhole = False
 
-    @staticmethod
-    async def _lose_reply(link: ByteProxy) -> None:
+    async def _lose_reply(self, link: ByteProxy) -> None:
         """The next reply that is more than a word of a probe is lost with its connection."""
         lost = asyncio.Event()
 
@@ -241,14 +244,21 @@ class World:
         link.on_reply = lose
         try:
             await asyncio.wait_for(lost.wait(), 5)
+            self._counts["replies that were lost"] += 1
         except TimeoutError:
             pass  # its pod was away all the time
         finally:
             link.on_reply = lambda data: data
 
-    def ended(self) -> list[str]:
-        """The pods that died of themselves."""
-        return [pod.name for pod in self.pods if not pod.alive]
+    def _look(self, pod: Pod) -> None:
+        """Before it is ended: has it done so by itself?"""
+        if not pod.alive:
+            self.wrong.append(f"{pod.name} ended of itself: {pod.log.read_text()[-1000:]}")
+
+    def look(self) -> None:
+        """Has any pod ended by itself?"""
+        for pod in self.pods:
+            self._look(pod)
 
     async def until(self, condition: Callable[[], bool], bound_s: float) -> bool:
         """Whether `condition` holds within the bound; asked in a thread."""

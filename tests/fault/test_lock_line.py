@@ -1,4 +1,4 @@
-"""Named locks on one Redis when something goes wrong: rows 13, 15 to 18 and 21 of docs/matrix.md, and a Redis that hangs."""
+"""Named locks on one Redis that something goes wrong with: rows 13, 15 to 18, 21 of docs/matrix.md."""
 
 from __future__ import annotations
 

@@ -154,6 +154,7 @@ async def test_closed_when_it_was_to_be_pinged(redis: Redis, monkeypatch: pytest
 
     class Late(asyncio.Event):
         async def wait(self) -> Literal[True]:
+            assert len(written) == 1, "the subscription, and no ping"
             ear.heard = True
             raise TimeoutError
 
@@ -163,4 +164,4 @@ async def test_closed_when_it_was_to_be_pinged(redis: Redis, monkeypatch: pytest
     ear.closed = Late()
     async with asyncio.timeout(5):
         await notices._hear(ear)
-    assert len(written) == 1, "the subscription, and no ping"
+    assert len(written) == 1

@@ -54,6 +54,7 @@ def test_a_turn_that_failed_may_stay_without_an_answer() -> None:
         ([*TWO, Operation("f", 0, 1, "failed")], chain("a", "b", "f"), "'f' is failed, and stored 1 times"),
         ([*TWO, Operation("u", 0)], chain("a", "u", "b", "u"), "'u' is unknown, and stored 2 times"),
         (TWO, [Turn("a", FIRST), Turn("b", FIRST)], "'b' is stored after 'a', and its answer saw 'nothing'"),
+        ([ok("a", 0, 1, "u"), Operation("u", 0)], [Turn("a", FIRST)], "'a' was told 'u'"),
         (TWO, [Turn("a", None), Turn("b", "a")], "'a' was answered, and is stored without its answer"),
         ([ok("a", 0, 1, FIRST), ok("b", 2, 3, FIRST)], chain("b", "a"), "'a' had returned before 'b' was said"),
         ([ok("a", 0, 1, FIRST), ok("b", 0, 1, FIRST)], chain("a", "b"), "not linearizable"),
@@ -99,14 +100,24 @@ def event(number: int, kind: str, **fields: object) -> dict[str, object]:
 
 
 ADDED = {"item": {"id": "i"}}
+EMPTY: dict[str, object] = {"output": []}
 
 
 @pytest.mark.parametrize(
     ("events", "wrong"),
     [
         ([event(0, "created"), event(0, "in_progress")], "event 0 behind 0"),
-        ([event(0, "output_item.added", **ADDED), event(1, "completed", response={})], "item i was never closed"),
-        ([event(0, "completed", response={}), event(1, "created")], "response.created behind the end"),
+        ([event(0, "output_item.added", **ADDED), event(1, "completed", response=EMPTY)], "item i was never closed"),
+        ([event(0, "output_item.done", **ADDED)], "item i was closed, and was never opened"),
+        ([event(0, "completed", response={"output": [{"id": "i"}]})], "item i was never shown"),
+        (
+            [
+                event(0, "output_text.delta", item_id="i", delta="a"),
+                event(1, "output_text.done", item_id="i", text="ab"),
+            ],
+            "item i has a text that is not its pieces",
+        ),
+        ([event(0, "completed", response=EMPTY), event(1, "created")], "response.created behind the end"),
     ],
 )
 def test_wrong_streams_are_found(events: list[dict[str, object]], wrong: str) -> None:
@@ -119,9 +130,9 @@ def test_wrong_streams_are_found(events: list[dict[str, object]], wrong: str) ->
 def test_a_whole_stream_is_right() -> None:
     watched = Watched()
     whole = [event(0, "created"), event(3, "output_item.added", **ADDED), event(4, "output_item.done", **ADDED)]
-    for one in [*whole, event(9, "completed", response={"id": "r"})]:
+    for one in [*whole, event(9, "completed", response={"output": [{"id": "i"}]})]:
         watched.event(one)
-    assert (watched.wrong, watched.ended, watched.final) == ([], True, {"id": "r"})
+    assert (watched.wrong, watched.ended, watched.final) == ([], True, {"output": [{"id": "i"}]})
 
 
 @pytest.mark.parametrize("topology", sorted(KINDS))

@@ -90,7 +90,8 @@ def _usage(usage: Usage) -> dict[str, Any]:
 
 
 def terminal_event(status: str) -> str:
-    """The event that ends the stream of a response with that status (`cancelled` ends as `incomplete`: clients know no event for it)."""
+    """The event that ends the stream of a response with that status; `cancelled` ends as `incomplete`, since clients
+    know no event for it."""
     return {"completed": "response.completed", "failed": "response.failed"}.get(status, "response.incomplete")
 
 
