@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from loadtest.capacity import Cost, Use, cost, need
+from loadtest.capacity import NEEDED, Cost, Use, cost, need, reckoned
+from loadtest.driver import ROOT
+from loadtest.figures import kept
 from loadtest.simulation.check import compare, times_of
 from loadtest.simulation.study import capacity
 from loadtest.simulation.system import Times
@@ -45,6 +47,14 @@ def test_a_turn_is_made_of_what_was_measured() -> None:
     assert of.shard_us == pytest.approx(250 + 100 + 200)
     assert of.queue_us == 50
     assert of.session_bytes == pytest.approx(500 + 10 * (20 + 1024) + 2_000 + 1024)
+
+
+def test_the_page_is_of_the_results_that_are_kept() -> None:
+    """To renew it: `make capacity`."""
+    page = (ROOT / "docs" / "capacity.md").read_text(encoding="utf-8")
+    sections = {name: section for name in NEEDED if (section := kept(name)) is not None}
+    for table in reckoned(Use(), sections):
+        assert table in page
 
 
 def test_no_part_of_a_deployment_is_exceeded() -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from loadtest import figures
+from loadtest.driver import ROOT
 from loadtest.figures import Goal, Plot, Section, Stamp, Table, kept
-from loadtest.page import render
+from loadtest.page import SECTIONS, render
 from loadtest.plot import svg
 
 
@@ -59,6 +60,12 @@ def test_the_page_names_what_was_missed_and_why() -> None:
     assert "- **3, hand-off**: two passes of Redis." in page
     assert "commit `abc`" in page
     assert "![Locks](plots/locks.svg)" in page
+
+
+def test_the_page_is_of_the_results_that_are_kept() -> None:
+    """To renew it: `python -m loadtest.page`."""
+    sections = [section for name in SECTIONS if (section := kept(name)) is not None]
+    assert (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8") == render(sections)
 
 
 @pytest.mark.parametrize(
