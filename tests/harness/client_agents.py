@@ -73,6 +73,14 @@ def thinker(request: ModelRequest) -> Iterable[ModelEvent | float]:
     yield TextDelta(orjson.dumps([item.private for item in thoughts]).decode())
 
 
+def refusing(request: ModelRequest) -> Iterable[ModelEvent | float]:
+    """Has something done, and then cannot be asked any more, for good."""
+    if request.items[-1].type != "mcp_call":
+        yield ToolCall("call", "note", "{}")
+        return
+    raise ModelError("the key is not valid", retryable=False)
+
+
 def broken(request: ModelRequest) -> Iterable[ModelEvent | float]:
     """Fails for good, or for now; after some text where the user names some."""
     words = last_user_text(request.items).split()
@@ -99,7 +107,9 @@ async def pay() -> str:
     return "paid"
 
 
-SCRIPTS.update(caller=caller, shell=shell, mirror=mirror, thinker=thinker, broken=broken, endless=endless)
+SCRIPTS.update(
+    caller=caller, shell=shell, mirror=mirror, thinker=thinker, broken=broken, endless=endless, refusing=refusing
+)
 
 agents = [
     Agent("echo", model="scripted:echo"),
@@ -108,6 +118,7 @@ agents = [
     Agent("mirror", model="scripted:mirror", instructions="Be a mirror."),
     Agent("thinker", model="scripted:thinker"),
     Agent("broken", model="scripted:broken", limits=Limits(model_attempts=1)),
+    Agent("refusing", model="scripted:refusing", tools=[note]),
     Agent("endless", model="scripted:endless", tools=[read]),
     Agent("worker", model="scripted:worker", tools=[note, read, pay]),
     Agent("slow", model="scripted:slow"),

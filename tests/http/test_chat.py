@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from typing import Any
 
 import openai
@@ -214,11 +216,31 @@ async def test_a_reply_that_fails_is_an_error(client: AsyncOpenAI) -> None:
     assert refused.value.code == "invalid_prompt"
     with pytest.raises(openai.RateLimitError):
         await client.chat.completions.create(model="broken", messages=said("now"), stream=True)
+    with pytest.raises(openai.BadRequestError):
+        await client.chat.completions.create(model="broken", messages=said("refuse"), stream=True)
     stream = await client.chat.completions.create(model="broken", messages=said("text"), stream=True)
     assert (await anext(stream)).choices[0].delta.role == "assistant"
     with pytest.raises(openai.APIError, match="too many"):
         async for _ in stream:
             pass
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_failed_for_good_is_not_sent_again(pod: Pod, stream: bool) -> None:
+    """By the client's own retries, without a key: what was done for it before it failed would be done again."""
+
+    def done() -> int:
+        with closing(sqlite3.connect(pod._env["AGENTRT_DEMO_DB"])) as world:
+            if not world.execute("SELECT 1 FROM sqlite_master WHERE name = 'effects'").fetchone():
+                return 0
+            return int(world.execute("SELECT count(*) FROM effects").fetchone()[0])
+
+    before = done()
+    async with AsyncOpenAI(base_url=f"{pod.url}/v1", api_key="k") as client:
+        with pytest.raises(openai.InternalServerError) as failed:
+            await client.chat.completions.create(model="refusing", messages=said("go"), stream=stream)
+    assert (failed.value.status_code, failed.value.response.headers["x-should-retry"]) == (500, "false")
+    assert done() == before + 1
 
 
 @pytest.mark.parametrize(

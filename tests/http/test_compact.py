@@ -13,6 +13,11 @@ import pytest
 from openai import AsyncOpenAI
 
 from agentrt.records import seal, unseal
+from agentrt.store.connection import Redis, RedisOptions
+from agentrt.store.conversations import Conversations
+from agentrt.store.keys import SessionKeys, UserKeys, new_id
+from agentrt.store.ownership import StoreConfig
+from agentrt.store.users import Users
 from tests.harness.pod import Pod
 from tests.harness.redis_server import RedisServer
 from tests.http.conftest import strict
@@ -127,3 +132,35 @@ async def test_a_compaction_of_somebody_elses_is_refused(client: AsyncOpenAI, se
     with pytest.raises(openai.BadRequestError) as refused:
         await client.responses.create(model="echo", input=carried)
     assert refused.value.param == "input[0].encrypted_content"
+
+
+async def test_who_was_erased_is_copied_by_nobody(client: AsyncOpenAI, pod: Pod, redis_server: RedisServer) -> None:
+    """The erasure has begun, and has not come to the conversation yet: neither a fork nor notes of it outlive it."""
+    user = UserKeys("dev", new_id())
+    first = await client.responses.create(model="echo", input="my secret", user=user.user)
+    await client.responses.create(model="echo", input="more", previous_response_id=first.id)
+    store = Redis(RedisOptions(redis_server.url))
+    await store.start()
+    users = Users(store, StoreConfig("test"), 86_400)
+    await users.erase(user, new_id(), 3600)
+    with pytest.raises(openai.NotFoundError):
+        await client.responses.create(model="echo", input="and", previous_response_id=first.id)
+    with pytest.raises(openai.NotFoundError):
+        await client.responses.compact(model="mirror", previous_response_id=first.id)
+    conversations = Conversations(store, StoreConfig("test"))
+    alive = [one for one in await users.sessions(user) if await conversations.header(SessionKeys("dev", one))]
+    assert len(alive) == 1, "the one that the erasure is about to remove"
+    await store.aclose()
+
+
+async def test_what_is_forked_stays_its_users(client: AsyncOpenAI, redis_server: RedisServer) -> None:
+    """Whoever the request names: an erasure of the first must find it, and no memory of another gets it."""
+    owner, other = new_id(), new_id()
+    first = await client.responses.create(model="echo", input="hello", user=owner)
+    await client.responses.create(model="echo", input="more", previous_response_id=first.id)
+    fork = await client.responses.create(model="echo", input="else", previous_response_id=first.id, user=other)
+    store = Redis(RedisOptions(redis_server.url))
+    await store.start()
+    header = await Conversations(store, StoreConfig("test")).header(SessionKeys("dev", fork.id[5:27]))
+    await store.aclose()
+    assert header is not None and header.user == owner

@@ -6,9 +6,15 @@ import asyncio
 
 import pytest
 
+from agentrt.agent import Memory as Policy
 from agentrt.memory.turns import Memory
+from agentrt.records import COMPACTED, Item, seal
 from agentrt.runtime.clock import wall_ms
+from agentrt.runtime.people import Said
+from agentrt.runtime.summaries import _line
+from agentrt.store.keys import new_id
 from agentrt.store.users import Turn
+from tests.harness.redis_server import RedisServer
 from tests.memory.inside import USER, Tongue, idle, inside
 from tests.runtime.conftest import Runtime
 
@@ -72,3 +78,29 @@ async def test_the_same_words_stand_once_and_the_one_that_stays_is_not_about_to_
         assert (await runtime.surface.compaction.tidy(USER, "a", now))["turns"] == 2
         assert [one["item"] for one in await runtime.surface.people.turns(USER, 0, 10)] == ["first"]
         assert (await runtime.surface.compaction.tidy(USER, "a", now))["turns"] == 0
+
+
+async def test_many_turns_are_tidied_up_whoever_speaks(redis_url: str) -> None:
+    """An agent that draws no facts: its users' turns are bounded all the same."""
+    async with inside(redis_url, Tongue(), memory_turns_max=10) as runtime:
+        said = [Said(f"m{n}", "assistant", f"text number {n}", 1) for n in range(260)]
+        await runtime.surface.people.remember(USER, said)
+        await idle(runtime)
+        assert len((await runtime.surface.people.export(USER))["turns"]) == 10
+
+
+async def test_the_index_of_conversations_lives_as_long_as_they_do(redis_url: str, redis_server: RedisServer) -> None:
+    """Or an erasure would not find them."""
+    async with inside(redis_url, Tongue(), memory_ttl_s=60) as runtime:
+        want, _ = await runtime.turn("a", "hello", user=USER.user)
+        with redis_server.client() as client:
+            assert client.ttl(USER.sessions) >= client.ttl(want.session.hash) - 5
+            assert client.ttl(USER.hash) <= 60
+
+
+def test_what_a_summary_is_made_of() -> None:
+    """What leaves the window is in it: also the notes that stood for all before, and what the client's tools said."""
+    notes = {"type": "compaction", "id": "c", "encrypted_content": seal(COMPACTED, {"summary": "They moved to Porto."})}
+    output = {"type": "function_call_output", "call_id": "1", "output": "it is 7 degrees"}
+    lines = [_line(Item.given(data, new_id(), 0), Policy()) for data in (notes, output)]
+    assert lines == ["before this: They moved to Porto.", "the tool: it is 7 degrees"]

@@ -179,6 +179,22 @@ def test_secrets_are_not_kept(text: str, kept: str) -> None:
     assert gate.without_secrets(text) == kept
 
 
+def test_a_value_that_was_forgotten_does_not_stay_when_its_last_source_goes() -> None:
+    """Said, forgotten, said again, and that forgotten too."""
+    facts: dict[str, Fact] = {}
+
+    def say(item: str, at: int) -> str:
+        said = Statement("user", "city", "Oslo", False, Sighting(item, at, 2, 0.9, False, None, ""))
+        return observe(facts, said)[0]
+
+    identifier = say("a", 1)
+    ledger.forget(facts[identifier])
+    assert say("b", 2) == identifier
+    assert facts[identifier].value == "Oslo"
+    drop_item(facts, "b")
+    assert facts[identifier].value == "" and facts[identifier].dropped == {"a"}
+
+
 @given(st.from_regex(gate._SECRET, fullmatch=True) | st.from_regex(gate._CARD, fullmatch=True))
 def test_what_the_expressions_find_is_looked_for(text: str) -> None:
     """Most texts are passed over without asking them."""

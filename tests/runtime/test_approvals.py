@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
+import pytest
 
 from agentrt.agent import Agent, Effect, ToolContext
 from agentrt.models.base import ModelEvent, ModelRequest, TextDelta, ToolCall
+from agentrt.records import Request
 from agentrt.runtime.turn import TurnEnd
 from agentrt.store.begin import Begin
 from agentrt.store.journal import effect_key
+from agentrt.store.keys import QueueKeys
+from agentrt.tasks import end
 from agentrt.tools.function import FunctionTool, tool
+from tests.harness.redis_server import RedisServer
 from tests.runtime.conftest import Runtime, running
 
 Body = Callable[[TurnEnd], dict[str, Any]]
@@ -114,6 +120,44 @@ async def test_denied(redis_url: str, body: Body) -> None:
         final = body(await finish(runtime, answering(runtime, want, {**denial, "reason": "too much"})))
         assert final["output"][0]["output"] == "The call was not approved. too much"
         assert till.keys == []
+
+
+@pytest.mark.parametrize("why", ["denied", "chat", "surplus"])
+async def test_what_was_decided_holds_for_whoever_goes_on(
+    redis_server: RedisServer, redis_url: str, body: Body, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """The pod dies behind the plan, before the outcome is recorded: the call is not made by the next one either."""
+    till, reached = Till(), asyncio.Event()
+
+    async def hang(*_: object) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    agents = [Agent("a", model="test:m", tools=till.tools())]
+    async with (
+        running(redis_url, agents, {"m": script}, pod="pod-a") as a,
+        running(redis_url, agents, {"m": script}, pod="pod-b") as b,
+    ):
+        if why == "denied":
+            want, request = await ask(a, body)
+            denial = {"type": "mcp_approval_response", "approval_request_id": request["id"], "approve": False}
+            begin = answering(a, want, denial)
+        else:
+            options = {"max_tool_calls": 0} if why == "surplus" else {}
+            begin = a.begin("a", "go", request=Request("a", 0, options, chat=why == "chat").encode())
+        monkeypatch.setattr(a.services.journal, "record", hang)
+        place = await a.enter(begin)
+        task = asyncio.create_task(a.admission.run(place))
+        async with asyncio.timeout(10):
+            await reached.wait()
+        await end(task)
+        with redis_server.client() as client:
+            for member in client.zrange(QueueKeys().leases, 0, -1):
+                client.zadd(QueueKeys().leases, {member: 1})
+        following = await b.enter(begin)
+        state = await b.following.result(following)
+    assert state is not None and state.status == "completed"
+    assert till.keys == []
 
 
 async def test_anything_else_is_a_denial(redis_url: str, body: Body) -> None:

@@ -261,7 +261,7 @@ async def remember_one(store: Store, session: SessionKeys) -> None:
     users, jobs = Users(store.redis, StoreConfig("pod-a"), 60), Jobs(store.redis)
     user = UserKeys(session.tenant, "u1")
     gen = (await users.greet(user, session.id).head()).gen
-    assert await users.remember(user, gen, [Turn("m1", b"{}", True), Turn("m2", b"{}")]) == 2
+    assert await users.remember(user, gen, [Turn("m1", b"{}", True), Turn("m2", b"{}")]) == (2, 2)
     await users.embed(user, gen, {1: b"v"})
     await users.retry(user, gen, Pending("m1", 1, 1, "why"))
     written = {"gen": gen, "frev": 0, "profile": b"p", "left": 0}
@@ -278,6 +278,7 @@ async def remember_one(store: Store, session: SessionKeys) -> None:
         while not (taken := await jobs.take(100, 60_000)):
             await asyncio.sleep(0.002)
     await jobs.again(taken[0], 60)
+    await store.doubts.enter([Place(session.tenant, session.id, "r", "k")])
     assert await jobs.done(taken[0])
 
 
@@ -301,7 +302,7 @@ async def test_the_whole_flow(store: Store, routed: Redis, masters: list[redis_p
     locking = {"lock_acquire", "lock_renew", "lock_release", "lock_raise"}
     queueing = {"enqueue", "sweep", "take", "park", "bury"}
     operating = {"access_set", "pod_seen", "schema_bump", "quota_enter", "quota_hold", "quota_leave"}
-    queueing |= {"finish", "job_take", "job_done", "job_fail"}
+    queueing |= {"finish", "job_take", "job_done", "job_fail", "doubt_enter"}
     operating |= {name for name in routed.scripts if name.startswith("user_")}
     per_session = set(routed.scripts) - {"lease", "renew", "watch", "upgrade"} - locking - queueing - operating
     assert all(watcher.seen >= per_session for watcher in seen)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import socket
+import struct
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
@@ -12,12 +15,14 @@ from typing import Any
 
 import pytest
 import redis as redis_py
+import uvloop
 from redis.asyncio.connection import AbstractConnection
 
 from agentrt.errors import OutcomeUnknown, StoreUnavailable
 from agentrt.store.connection import Redis, RedisOptions, Unit, new_connection
 from agentrt.store.handover import TakenOver, take_over
 from agentrt.store.multiplexer import Multiplexer, MultiplexerLimits, RedisReplyError
+from agentrt.store.probe import Probe
 from agentrt.store.scripts import pack
 from tests.harness.proxy import ByteProxy
 from tests.harness.redis_server import RedisServer, free_port
@@ -477,3 +482,44 @@ async def test_closing_leaves_nothing_open(proxy: ByteProxy, when: str) -> None:
     await line.aclose()
     assert opened
     assert not any(connection.is_connected for connection in opened)
+
+
+def test_a_reset_within_the_handshake_is_one_more_try() -> None:
+    """uvloop's transports raise errors of their own for a write into what was reset, and redis-py lets them pass."""
+    fake = socket.create_server(("127.0.0.1", 0))
+    port, asked = fake.getsockname()[1], 0
+
+    def reset() -> None:
+        nonlocal asked
+        with suppress(OSError):  # closed: it is over
+            while True:
+                connection, _ = fake.accept()
+                asked += 1
+                connection.recv(100)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.send(b"+OK\r\n")
+                connection.close()
+
+    async def scene() -> None:
+        options = RedisOptions(f"redis://127.0.0.1:{port}/0")
+        redis, probe = Redis(options), Probe(options, "pod")
+        await redis.start()
+        for _ in range(20):
+            assert await probe.ask(0.5) is not None
+        assert asked > 20, "both ask again and again"
+        fake.shutdown(socket.SHUT_RDWR)
+        fake.close()
+        server = await asyncio.to_thread(RedisServer(port=port).start)
+        try:
+            async with asyncio.timeout(10):
+                while not redis.connected or await probe.ask(0.5) is not None:
+                    await asyncio.sleep(0.02)
+        finally:
+            await redis.aclose()
+            await probe.aclose()
+            server.stop()
+
+    resetting = threading.Thread(target=reset)
+    resetting.start()
+    uvloop.run(scene())
+    resetting.join()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from agentrt.store.begin import Steered
-from tests.store.stage import Store, ending, message, new_session
+from agentrt.store.keys import new_id
+from agentrt.store.ownership import Owned, Owner
+from tests.store.stage import Store, again, ending, line_up, message, new_session
 
 
 async def test_as_much_waits_for_a_step_as_one_script_may_handle(store: Store) -> None:
@@ -31,3 +35,28 @@ async def test_sent_again_when_its_run_has_ended(store: Store) -> None:
     assert await store.sessions.commit(owned, ending(b'{"id":"1"}', steered=1)) == 1
     assert await store.sessions.steer(want, live.run) == Steered(live.run)
     assert await store.sessions.steer(message(live.session, create=False), live.run) is None
+
+
+@pytest.mark.parametrize("claimed", [False, True])
+async def test_what_came_before_the_failure_and_what_came_since(store: Store, claimed: bool) -> None:
+    """A steered run failed, waits in line to go on, and is steered once more before its pod looks; or that pod dies."""
+    run = message(new_session(), by_key=True)
+    owned = await store.own(run)
+    assert await store.sessions.steer(message(run.session, create=False, input=b'["before"]'), run.run) == Steered(
+        run.run
+    )
+    assert await store.sessions.commit(owned, ending(status="failed", retry=True, steered=1)) == 1
+    live = await store.own(message(run.session))
+    waiting = again(run)
+    await line_up(store, waiting)
+    assert await store.sessions.commit(live, ending(b'{"id":"2"}')) == 2
+    assert await store.sessions.steer(message(run.session, create=False, input=b'["since"]'), run.run) == Steered(
+        run.run
+    )
+    if claimed:
+        resumed = await store.sessions.claim(run.session, Owner(run.run, waiting.token, "pod-a"), new_id())
+    else:
+        resumed = await store.begin(waiting)
+    assert isinstance(resumed, Owned)
+    assert await store.sessions.steers(resumed) == ['["before"]', '["since"]']
+    assert await store.sessions.commit(resumed, ending(b'{"id":"3"}', steered=2)) == 3

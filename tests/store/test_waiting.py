@@ -151,3 +151,14 @@ async def test_cancel_of_the_live_run(store: Store) -> None:
     await commit(store, owned, status="cancelled")
     assert await store.conversations.cancel(want.session, want.run, b"") == "cancelled"
     assert await store.conversations.cancel(want.session, new_id(), b"") == "missing"
+
+
+async def test_ones_own_place_comes_before_the_same_words_under_a_key(store: Store) -> None:
+    """Or the first would leave its own place to nobody, and be told of the other's answer."""
+    live = await store.own(message(new_session()))
+    first = message(live.session)
+    await line_up(store, first)
+    keyed = message(live.session, fingerprint=first.fingerprint, by_key=True)
+    await line_up(store, keyed)
+    assert (await line_up(store, first)).run == first.run
+    assert (await line_up(store, keyed)).run == keyed.run

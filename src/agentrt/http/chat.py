@@ -7,7 +7,8 @@ the runtime's own tools do is not shown; calls of the client's tools are, and th
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 import orjson
@@ -22,8 +23,10 @@ from agentrt.http.items import check_items
 from agentrt.http.limits import quota_headers
 from agentrt.http.requests import find_agent, new_begin
 from agentrt.http.sse import EventStream
-from agentrt.http.surface import surface
+from agentrt.http.surface import Surface, surface
 from agentrt.records import Request
+from agentrt.runtime.admission import Place
+from agentrt.runtime.log import Frame
 
 __all__ = ["create"]
 
@@ -45,9 +48,22 @@ async def create(request: HttpRequest) -> ASGIApp:
         place.request, place.inputs = asked, inputs
     if streamed:
         chunks = ChatStream(completion_id(place.session.id, place.run), asked, with_usage=usage)
-        return EventStream(live(to, place), to.runs.gone, chunks.render, quota_headers(place.left))
+        return EventStream(_judged(to, place, chunks), to.runs.gone, chunks.render, quota_headers(place.left))
     result = await final(to, place)
     return json_response(completion(orjson.loads(result)), headers=quota_headers(place.left))
+
+
+async def _judged(to: Surface, place: Place, chunks: ChatStream) -> AsyncGenerator[list[Frame], None]:
+    """The events of a run. A failure is shown when it is known whether it may pass: a client that comes again without a
+    key begins anew, with all that was called for it.
+    """
+    async with aclosing(live(to, place)) as batches:
+        async for batch in batches:
+            number, kind, _ = batch[-1]
+            if kind == "response.failed":
+                state, _ = await to.services.events.read(place.session, place.run, number)
+                chunks.may_pass = state is not None and state.retry
+            yield batch
 
 
 def _stream(body: Mapping[str, Any]) -> tuple[bool, bool]:

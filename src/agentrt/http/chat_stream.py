@@ -109,6 +109,8 @@ class ChatStream:
             "system_fingerprint": None,
         }
         self._with_usage = with_usage
+        self.may_pass = False
+        """Whether the run failed in a way that may pass: only then is the client asked to come again."""
         self._begun = False
         self._calls = 0
         self._said = ""
@@ -156,9 +158,9 @@ class ChatStream:
 
     def _end(self, response: Mapping[str, Any]) -> Iterable[bytes]:
         error = response["error"]
-        if error is not None and response["status"] == "failed" and not self._begun:
-            status = {"rate_limit_exceeded": 429, "invalid_prompt": 400}.get(error["code"], 503)
-            raise ApiError(status, error["code"], error["message"], retry_after_s=None if status == 400 else 1)
+        if error is not None and response["status"] == "failed" and self.may_pass and not self._begun:
+            status = 429 if error["code"] == "rate_limit_exceeded" else 503
+            raise ApiError(status, error["code"], error["message"], retry_after_s=1)
         _check(response)
         if not self._shown <= {item["id"] for item in response["output"]}:
             raise _cut_off()

@@ -20,7 +20,7 @@ from agentrt.http.errors import ApiError, invalid, json_response
 from agentrt.http.items import check_items
 from agentrt.http.limits import quota_headers
 from agentrt.http.requests import find_agent, new_begin, response_keys
-from agentrt.http.responses import no_previous, user_of
+from agentrt.http.responses import no_previous, outlived
 from agentrt.http.surface import Surface, surface
 from agentrt.memory.window import newest
 from agentrt.records import COMPACTED, TERMINAL, Items, Request, item_id, seal
@@ -41,7 +41,7 @@ async def compact(request: HttpRequest) -> ASGIApp:
     user = check_user(body)
     if previous is not None:
         inputs, whose = await _history(to, principal.tenant, previous, agent)
-        user = user or whose
+        user = whose or user
     if body.get("input") is not None or not inputs:
         inputs += check_items(body.get("input"), to.bounds)
     # What is stored is always cut to what a model can see; what is sent is not.
@@ -71,7 +71,10 @@ async def _history(to: Surface, tenant: str, previous: Any, agent: Agent) -> tup
         raise ApiError(409, "conversation_locked", "The previous response has not ended.", retry_after_s=1)
     lines = await to.services.sessions.history(named[0], first + count)
     items = newest(Items([line for line in lines if line]), agent.limits.context_tokens)
-    return [item.data for item in items], await user_of(to, named[0])
+    header = await to.services.conversations.header(named[0], alone=True)
+    if header is None or await outlived(to, tenant, header):
+        raise no_previous(previous)
+    return [item.data for item in items], header.user
 
 
 def _compaction(response: dict[str, Any], run: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from agentrt.errors import DeclarationError, ForeignState, OwnershipLost, SchemaNewer, StoreUnavailable
+from agentrt.errors import DeclarationError, ForeignState, OwnershipLost, SchemaNewer, StoreUnavailable, UserGone
 from agentrt.http.limits import quota_headers
 from agentrt.runtime.allowance import QuotaExceeded
 from agentrt.runtime.refusals import InDoubt, Leaving, Locked, NoSuchSession, OtherBody, Overloaded
@@ -132,6 +132,8 @@ def to_api_error(error: Exception) -> ApiError:
             return ApiError(429, "rate_limit_exceeded", str(error), retry_after_s=error.retry_after_s)
         case Leaving():
             return ApiError(503, "pod_leaving", str(error), retry_after_s=error.retry_after_s)
+        case UserGone():
+            return ApiError(409, "user_erased", "The user was erased meanwhile; nothing of this is kept.")
         case SchemaNewer():
             return ApiError(503, "schema_newer", str(error), retry_after_s=5)
         case OwnershipLost():  # of a message that nobody has worked on yet: its beginning went with a master, say

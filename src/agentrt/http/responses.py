@@ -22,10 +22,10 @@ from agentrt.runtime import response
 from agentrt.runtime.admission import Place
 from agentrt.runtime.refusals import Locked, NoSuchSession, NotTheTail
 from agentrt.store.begin import Begin
-from agentrt.store.conversations import StoredRun
-from agentrt.store.keys import SessionKeys, derive_id
+from agentrt.store.conversations import Header, StoredRun
+from agentrt.store.keys import SessionKeys, UserKeys, derive_id
 
-__all__ = ["cancel", "create", "delete", "input_items", "no_previous", "retrieve", "user_of"]
+__all__ = ["cancel", "create", "delete", "input_items", "no_previous", "outlived", "retrieve"]
 
 _CANCEL_S = 3.0
 """How long a cancel waits to see the run end before it answers with the run as it stands."""
@@ -70,26 +70,35 @@ def _no_conversation(identifier: str) -> ApiError:
     return ApiError(404, "not_found", text, param="conversation")
 
 
-async def user_of(to: Surface, session: SessionKeys) -> str:
-    """Whose session it is: what is copied from it stays theirs. Empty for nobody's."""
-    header = await to.services.conversations.header(session, alone=True)
-    return header.user if header is not None else ""
+async def outlived(to: Surface, tenant: str, header: Header) -> bool:
+    """Whether a session is of an earlier life of its user, who was erased since: it is about to go, and not to be
+    copied."""
+    if not header.user:
+        return False
+    erased_at = await to.services.users.erased_at(UserKeys(tenant, header.user))
+    return erased_at is not None and header.created_ms <= erased_at
 
 
 async def _fork(to: Surface, message: Message) -> Begin:
     """A session of its own that begins with the items up to the parent's end; its id derives from the run's."""
     begin, services = message.begin, to.services
-    user = begin.user or await user_of(to, begin.session)
+    source = await services.conversations.header(begin.session, alone=True)
+    user = (source.user if source is not None else "") or begin.user
     status, first, count = await services.sessions.items_of(begin.session, begin.parent)
     if status is None:
         raise no_previous(message.request.previous)
     if status.decode() not in TERMINAL:
         raise Locked(begin.parent)
     forked = SessionKeys(begin.session.tenant, derive_id(begin.session.tenant, begin.run, "fork"))
+    # What is copied stays its user's.
     if user:  # before it is there: what is not in the user's index would outlive an erasure
         await services.recollections.greet(forked, user).head()
     copied = services.conversations.copy
     if not await copied(begin.session, first + count, forked, op=begin.run, user=user, head=begin.parent):
+        raise no_previous(message.request.previous)
+    # Behind the copy: an erasure that comes later finds it by itself.
+    if source is not None and await outlived(to, begin.session.tenant, source):
+        await services.conversations.delete(forked)
         raise no_previous(message.request.previous)
     return replace(begin, session=forked, user=user)
 

@@ -23,6 +23,7 @@ from agentrt.memory.dates import moment
 from agentrt.memory.facts import STATES
 from agentrt.runtime.clock import wall_ms
 from agentrt.runtime.forgetting import Busy, NoSuchMemory
+from agentrt.runtime.jobs import Again
 from agentrt.runtime.people import Refused, Said
 from agentrt.store.keys import UserKeys, is_name
 
@@ -224,7 +225,10 @@ async def compact(asked: _Asked) -> Any:
     """Tidy up now: `{at?, agent?}`."""
     body = await read_json(asked.request, asked.to.bounds)
     agent, _ = asked.to.people.policy(_text(body, "agent", ""))
-    return await asked.to.compaction.tidy(asked.user, agent, _moment(body.get("at"), "at", wall_ms()))
+    try:
+        return await asked.to.compaction.tidy(asked.user, agent, _moment(body.get("at"), "at", wall_ms()))
+    except Again as why:
+        raise ApiError(503, "embedder_unavailable", f"All is done but the embeddings: {why}", retry_after_s=5) from None
 
 
 async def erase(asked: _Asked) -> Any:

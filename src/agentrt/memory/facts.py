@@ -178,7 +178,11 @@ def drop_item(facts: dict[str, Fact], item: str) -> list[str]:
         if fact.sightings.pop(item, None) is None:
             continue
         changed.append(fact.id)
-        if not fact.sightings and not fact.dropped:
+        if fact.sightings:
+            continue
+        if fact.dropped:  # nobody says it any more: what is kept is which items must not say it again
+            fact.value, fact.pinned = "", False
+        else:
             del facts[fact.id]
     return changed
 

@@ -228,7 +228,7 @@ class Admission:
         services = self._services
         give_up = time.monotonic() + services.config.wait_ms / 1000
         notice = services.notices.subscribe(want.run)
-        pause_s, interrupted = FIRST_LOOK_S, ""
+        pause_s = FIRST_LOOK_S
         self._runs.hold(member)
         try:
             while True:
@@ -238,9 +238,8 @@ class Admission:
                 if not isinstance(outcome, Waiting):
                     return await self._follow_outcome(want, member, outcome)
                 await self._claims.look_after(want.session, outcome.live)
-                if want.policy in _ENDING and outcome.live.run != interrupted:
-                    interrupted = outcome.live.run
-                    await self._interrupt(want.session, interrupted, _ENDING[want.policy])
+                if want.policy in _ENDING:  # again and again: its owner may not have heard
+                    await self._interrupt(want.session, outcome.live.run, _ENDING[want.policy])
                 left_s = give_up - time.monotonic()
                 leaving = self._runs.gone.is_set()
                 if left_s <= 0 or leaving:

@@ -49,7 +49,7 @@ class Compaction:
         """Drop what is past its time, fold what was said in the same words, embed what is not; returns the counts.
 
         Facts are one record a key by themselves; a turn is folded into an older one of the same words and role only
-        where both support the same facts, so each fact keeps a source.
+        where both support the same facts, so each fact keeps a source. Raises `Again` where all is done but embeddings.
         """
         services, retention = self._services, self._retentions.of(user.tenant)
         head = await services.users.head(user)
@@ -64,12 +64,11 @@ class Compaction:
         facts = await self._ledger.change(user, end, gen=head.gen)
         kept = await self._kept(user, retention)
         pending = {one.item for one in (await services.users.pending(user))[1]}
-        past = _past(kept, now_ms, retention) - pending
+        past = _past(kept, now_ms, retention)  # what nothing was drawn from yet as well: its time is over
         going = past | await _twins(kept, facts, past | pending)
         gone = await services.users.forget(user, head.gen, sorted(going))
         stale = await self._stale(user)
         await services.users.drop_sessions(user, stale)
-        await self._embed(user, agent, head.gen, kept)
         ends = [one.ends for one in kept.values() if one.item not in going]
         ends += [retention.fact_ends(fact) for fact in facts.values()]
         at_ms = retention.look_again(ends, now_ms)
@@ -78,6 +77,7 @@ class Compaction:
         counts = {"facts": len(ended), "turns": gone, "sessions": len(stale)}
         for kind, count in counts.items():
             services.telemetry.memory_compacted.labels(kind).inc(count)
+        await self._embed(user, agent, head.gen, kept)  # the last of it: an embedder that is away holds up nothing else
         return counts
 
     async def _kept(self, user: UserKeys, retention: Retention) -> dict[int, _Kept]:

@@ -155,6 +155,8 @@ class Effects:
 
     async def _start(self, waiting: list[Call]) -> None:
         """Start as many calls as there are free places; one write makes them intended."""
+        if self._failure is not None:  # or what is not begun would look as if it might have happened
+            raise self._failure
         free = self._limits.calls_in_parallel - len(self._running)
         starting = waiting[: max(0, free)]
         unmarked = [call for call in starting if not call.intended and call.lock is None and self._plain(call)]

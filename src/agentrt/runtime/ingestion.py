@@ -28,7 +28,7 @@ from agentrt.runtime.clock import wall_ms
 from agentrt.runtime.errands import compact_job, said_at_ms, user_job
 from agentrt.runtime.jobs import Again, backoff_s
 from agentrt.runtime.ledger import Ledger, pinned_by
-from agentrt.runtime.recollections import numpy
+from agentrt.runtime.recollections import Kept, numpy
 from agentrt.runtime.retention import Retentions
 from agentrt.runtime.services import Services
 from agentrt.store.conversations import StoredRun
@@ -36,7 +36,7 @@ from agentrt.store.jobs import Job
 from agentrt.store.keys import SessionKeys, UserKeys
 from agentrt.store.users import Pending, Turn
 
-__all__ = ["TRIES_MAX", "Drawn", "Ingestion", "ask", "check_policy", "helper_model", "remembered"]
+__all__ = ["TRIES_MAX", "Drawn", "Ingestion", "ask", "check_policy", "helper_model", "keep", "remembered"]
 
 log = logging.getLogger("agentrt.ingestion")
 
@@ -92,6 +92,14 @@ def remembered(memory: Memory, text: str) -> str:
     return without_secrets(text).strip()
 
 
+async def keep(services: Kept, user: UserKeys, gen: str, said: Sequence[Turn], agent: str) -> int:
+    """Remember turns, and have the user tidied up now and then; returns how many were new. Raises `UserGone`."""
+    added, newest = await services.users.remember(user, gen, said)
+    if newest // _COMPACT_EVERY > (newest - added) // _COMPACT_EVERY:
+        await services.jobs.enter(user.tenant, compact_job(user, agent))
+    return added
+
+
 class Ingestion:
     """The jobs `ingest` and `user`."""
 
@@ -134,11 +142,10 @@ class Ingestion:
         if gen is None:
             return
         said = await self._turns(keys, stored, request, found[1])
-        if said and await services.users.remember(user, gen, said):
-            services.telemetry.memory_lag_seconds.labels("turns").observe(
-                max(0.0, (wall_ms() - stored.created_ms) / 1000)
-            )
         if said:
+            if await keep(services, user, gen, said, request.agent):
+                lag_s = max(0.0, (wall_ms() - stored.created_ms) / 1000)
+                services.telemetry.memory_lag_seconds.labels("turns").observe(lag_s)
             await services.jobs.enter(tenant, user_job(user, request.agent))
 
     async def life(self, user: UserKeys, session: str, created_ms: int) -> str | None:
@@ -190,8 +197,6 @@ class Ingestion:
                 wrote = await self._draw(user, gen, agent, memory, batch[start : start + _IN_PARALLEL], texts)
                 if wrote and time.monotonic() - started > _ENOUGH_S:
                     raise Again("there is more to draw from", 0.0, counts=False)
-            if any(one.number % _COMPACT_EVERY == 0 for one in batch):
-                await self._services.jobs.enter(tenant, compact_job(user, agent_name))
         if memory.embedder is not None:
             await self._embed_newest(user, memory)
         # Also those that earlier jobs have given up: a job that ends well takes its dead letter away.

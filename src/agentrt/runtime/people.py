@@ -23,7 +23,7 @@ from agentrt.memory.summary import Summary
 from agentrt.runtime.clock import wall_ms
 from agentrt.runtime.errands import compact_job, user_job
 from agentrt.runtime.forgetting import Forgetting, NoSuchMemory
-from agentrt.runtime.ingestion import TRIES_MAX, remembered
+from agentrt.runtime.ingestion import TRIES_MAX, keep, remembered
 from agentrt.runtime.ledger import Ledger, pinned_by, read_facts
 from agentrt.runtime.recollections import Kept, each_turn, shares_of
 from agentrt.runtime.retention import Retentions
@@ -215,7 +215,7 @@ class People:
                 continue
             turn = turns.Memory.of(one.item, one.session, one.role, one.at, text, now, one.speaker)
             kept.append(Turn(one.item, turn.encode(), extract=one.role == "user" and memory.facts))
-        added = await self._services.users.remember(user, "", kept)
+        added = await keep(self._services, user, "", kept, name)
         await self._services.jobs.enter(user.tenant, user_job(user, name))
         return added
 

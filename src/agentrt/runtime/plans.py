@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from agentrt.records import Usage
+from agentrt.store.journal import Outcome
 from agentrt.store.ownership import Approval
 
 __all__ = ["Plan"]
@@ -25,6 +26,8 @@ class Plan:
     approvals: Sequence[Approval] = ()
     steered: int = 0
     """How many of the messages that came to the run had been taken in when the model was asked."""
+    decided: Mapping[str, Outcome] = field(default_factory=dict)
+    """Outcomes of calls that are not to be made, by key: denied, refused, too many, not to be understood."""
 
     def encode(self) -> bytes:
         """As the run's hash keeps it."""
@@ -39,6 +42,7 @@ class Plan:
                 if usage is None
                 else [usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens],
                 "steered": self.steered,
+                "decided": self.decided,
             }
         )
 
@@ -53,4 +57,5 @@ class Plan:
             kept["client_calls"],
             [Approval(*one) for one in kept.get("approvals", ())],
             kept.get("steered", 0),
+            {key: Outcome(**outcome) for key, outcome in kept.get("decided", {}).items()},
         )

@@ -147,6 +147,7 @@ class Steps:
             todo.client_calls,
             todo.approvals,
             self.steered,
+            {call.planned.key: call.outcome for call in todo.calls if call.outcome is not None},
         ).encode()
         batch = self._log.batch()
         sent_at_ms = boottime_ms()
@@ -181,6 +182,8 @@ class Steps:
                 self.happened = True
                 self.acted |= planned.effect != Effect.READ_ONLY
                 held_up |= call.doubt == "block" or (key, "block") in self._doubts_of_session
+            elif intent is None and key in plan.decided:
+                call.outcome = plan.decided[key]
             elif intent is None and not wanted:
                 effects.give_up(call)
             elif intent is not None and call.outcome is None:

@@ -90,6 +90,10 @@ def _line(item: Item, memory: Memory) -> str:
     if item.type == "message":
         text = remembered(memory, turns.text_of(item))
         return f"{item.data.get('role')}: {text}" if text else ""
+    if item.type == "compaction":
+        return f"before this: {remembered(memory, str(item.private.get('data', {}).get('summary', '')))}"
+    if item.type == "function_call_output":
+        return f"the tool: {remembered(memory, str(item.data.get('output') or ''))[:400]}"
     if item.type in {"mcp_call", "function_call"}:
         return f"tool {item.data.get('name')}: {remembered(memory, str(item.data.get('output') or ''))[:400]}"
     return ""

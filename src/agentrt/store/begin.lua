@@ -18,6 +18,7 @@
 -- INCLUDE ownership.lua
 -- INCLUDE waiters.lua
 -- INCLUDE doubts.lua
+-- INCLUDE steers.lua
 
 local s = redis.call('HMGET', session, 'v', 'tenant', 'owner', 'fence', 'run', 'run_fp', 'waiters', 'seq', 'user', 'metadata',
   'doubts', 'notes', 'approvals', 'alone')
@@ -42,8 +43,9 @@ if sv and acknowledged == '1' then redis.call('HSET', session, 'v', sv) end
 
 local list = living(read_waiters(s[7]), now)
 local waiting
-for _, w in ipairs(list) do
-  if w[1] == run_id or (by_key == '0' and w[3] == fp) then waiting = w end
+for _, w in ipairs(list) do  -- its own place; the same words under another id only where it has none
+  if w[1] == run_id then waiting = w break end
+  if by_key == '0' and w[3] == fp then waiting = w end
 end
 
 local mine = sv and owner == token and live == run_id
@@ -159,9 +161,8 @@ if r[3] ~= token then
     -- Its sender asked for it anew: what was tried before does not count against it.
     redis.call('HSET', run, 'status', 'running', 'token', token, 'fence', fence, 'pod', pod, 'attempt', attempt,
       'first', first, 'spared', attempt - 1)
-    local steers = redis.call('HGET', run, 'steers')
-    if steers then redis.call('HSET', session, 'steers', steers) end
-    redis.call('HDEL', run, 'retry', 'ended', 'result', 'steers')
+    take_steers(session, run)
+    redis.call('HDEL', run, 'retry', 'ended', 'result')
   end
   redis.call('EXPIRE', run, ttl)
   redis.call('EXPIRE', runs, ttl)

@@ -14,6 +14,7 @@ if r[1] ~= 'running' and r[1] ~= 'waiting' then return {'ended', r[1]} end
 local s = redis.call('HMGET', session, 'run', 'waiters', 'v')
 local odd = s[3] and strange(s[3], known)
 if odd then return odd end
+get_through(run)  -- whoever ends a run frees memory
 if s[1] == run_id then
   redis.call('HSETNX', run, 'cancel', mode)
   local how = redis.call('HGET', run, 'cancel')

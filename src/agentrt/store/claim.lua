@@ -13,6 +13,7 @@
 -- INCLUDE ownership.lua
 -- INCLUDE waiters.lua
 -- INCLUDE doubts.lua
+-- INCLUDE steers.lua
 
 local s = redis.call('HMGET', session, 'v', 'owner', 'fence', 'run', 'seq', 'user', 'metadata', 'doubts')
 if not s[1] then return {'missing'} end
@@ -59,4 +60,5 @@ if not r[1] then
   s[5] = take_along(session, run, items, more[1], more[2], s[5])
   redis.call('HSET', run, 'first', s[5])
 end
+take_steers(session, run)
 return reply(fence, attempt + 1)

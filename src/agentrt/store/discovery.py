@@ -93,7 +93,7 @@ async def _named(sentinel: Any, master: str) -> _Named | None:
         async with asyncio.timeout(_ASK_S):
             state: dict[str, Any] | None = (await sentinel.sentinel_masters()).get(master)
             found = await sentinel.sentinel_get_master_addr_by_name(master)
-    except (RedisError, OSError, TimeoutError):
+    except (RedisError, OSError, RuntimeError):  # time-outs too; the last is uvloop's, of a connection that was reset
         return None
     if state is None or found is None:
         return None
@@ -133,7 +133,7 @@ async def _ask(options: RedisOptions, server: Server) -> SlotMap | None:
             await connection.connect()  # type: ignore[no-untyped-call]
             await connection.send_command("CLUSTER", "SLOTS")
             reply = await connection.read_response()
-    except (RedisError, OSError, TimeoutError):
+    except (RedisError, OSError, RuntimeError):
         return None
     finally:
         await connection.disconnect(nowait=True)

@@ -89,15 +89,10 @@ class Doubts:
 
     async def enter(self, places: Sequence[Place]) -> None:
         """Say where effects are about to be recorded as in doubt."""
-        unit = Unit(self._slot).command("TIME")
-        seconds, micros = (await self._redis.execute(unit))[0]
-        now = str(int(seconds) * 1000 + int(micros) // 1000)
-        command: list[str | bytes] = ["ZADD", self._index, "NX"]
-        for place in places:
-            command += (now, str(place))
-        unit = Unit(self._slot).command(*command)
         # Every record that an entry can point to lives shorter than this from now on.
-        await self._redis.execute(unit.command("EXPIRE", self._index, 2 * self._ttl_s))
+        script, ttl = self._redis.scripts["doubt_enter"], 2 * self._ttl_s
+        unit = Unit(self._slot).call(script, (self._index,), [str(place) for place in places], ttl=ttl)
+        await self._redis.execute(unit)
 
     async def listed(self, limit: int = 100) -> list[Doubted]:
         """The effects in doubt, the oldest first. Drops pointers to what is resolved or gone."""

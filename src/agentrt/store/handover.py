@@ -37,7 +37,7 @@ async def take_over(connection: AbstractConnection, protocol: asyncio.Protocol) 
     """
     try:
         await connection.connect()  # type: ignore[no-untyped-call]
-    except RedisError as error:
+    except (RedisError, RuntimeError) as error:  # uvloop's, for a write into what the peer has just reset
         raise StoreUnavailable(f"cannot connect to Redis: {error}", reason_of(error)) from error
     writer, reader = connection._writer, connection._reader
     if writer is None or reader is None or await connection.can_read():

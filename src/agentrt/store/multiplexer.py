@@ -11,6 +11,7 @@ Nothing is resent here: whether a unit may be sent again is the business of `con
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import re
 from collections import deque
@@ -24,6 +25,8 @@ from agentrt.errors import OutcomeUnknown, StoreUnavailable
 from agentrt.tasks import end
 
 __all__ = ["Link", "Multiplexer", "MultiplexerLimits", "RedisReplyError", "Stats"]
+
+log = logging.getLogger("agentrt.redis")
 
 
 _IN_SCRIPT = re.compile(r"ERR Error running script .*?: -([A-Z]+) ", re.DOTALL)
@@ -339,6 +342,9 @@ class Multiplexer:
             except (OSError, StoreUnavailable) as error:
                 self.last_error = str(error) or type(error).__name__
                 self._reason = getattr(error, "reason", "unreachable")
+            except Exception as error:  # the boundary of connecting: whatever it was, this pod must try again
+                log.exception("no connection to Redis")
+                self.last_error, self._reason = str(error) or type(error).__name__, "unreachable"
             else:
                 self._wire = wire
                 self._reason = "unreachable"

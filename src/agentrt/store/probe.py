@@ -6,6 +6,7 @@ On a Cluster it asks the master of the queue, which every message needs; the oth
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 
 from redis.asyncio.connection import AbstractConnection
@@ -18,6 +19,8 @@ from agentrt.store.handover import reason_of
 from agentrt.store.keys import QueueKeys, probe_key
 
 __all__ = ["Probe"]
+
+log = logging.getLogger("agentrt.probe")
 
 
 class Probe:
@@ -41,6 +44,9 @@ class Probe:
             reason = error.reason
         except (RedisError, OSError) as error:
             reason = reason_of(error)
+        except Exception:  # the boundary of asking: nobody would ask again
+            log.exception("the probe failed")
+            reason = "unreachable"
         await self.aclose()
         return reason
 

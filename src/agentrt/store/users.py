@@ -115,13 +115,18 @@ class Users:
         self._scripts = redis.scripts
         self._config = config
         self._ttl = ttl_s
+        self._sessions_ttl = config.session_ttl_s
 
     # --- the head -------------------------------------------------------------------------------------------------
 
     def greet(self, user: UserKeys, session: str, known: int = 0) -> Greeting:
         """Enter a session in the user's index and read the head; sent now, read when awaited."""
         unit = Unit(user.tag).call(
-            self._scripts["user_greet"], (user.hash, user.sessions), session=session, ttl=self._ttl
+            self._scripts["user_greet"],
+            (user.hash, user.sessions),
+            session=session,
+            ttl=self._ttl,
+            sessions_ttl=max(self._ttl, self._sessions_ttl),
         )
         return Greeting(user, known, self._redis.send(_with_news(unit, user, known)))
 
@@ -137,9 +142,12 @@ class Users:
 
     # --- memories -------------------------------------------------------------------------------------------------
 
-    async def remember(self, user: UserKeys, gen: str, turns: Sequence[Turn]) -> int:
-        """Keep raw turns; returns how many were new. `gen` empty: whatever life the user is in. Raises `UserGone`."""
-        added = 0
+    async def remember(self, user: UserKeys, gen: str, turns: Sequence[Turn]) -> tuple[int, int]:
+        """Keep raw turns; returns how many were new, and the number of the newest of all.
+
+        `gen` empty: whatever life the user is in. Raises `UserGone`.
+        """
+        added = newest = 0
         for start in range(0, max(1, len(turns)), 200):
             tail: list[str | bytes] = []
             for turn in turns[start : start + 200]:
@@ -148,8 +156,8 @@ class Users:
             unit = Unit(user.tag).call(self._scripts["user_remember"], keys, tail, gen=gen, ttl=self._ttl)
             reply = (await self._redis.execute(unit))[0]
             _check(reply, user)
-            added += int(reply[1])
-        return added
+            added, newest = added + int(reply[1]), int(reply[2])
+        return added, newest
 
     async def memories(self, user: UserKeys, start: int, end: int) -> list[tuple[int, bytes]]:
         """The memories with numbers from `start` to `end`, both included."""
