@@ -131,7 +131,7 @@ class Inspection:
             if state == "in_doubt":
                 self._in_doubt.add(f"{TENANT}/{session}/{run.id}/{key}")
                 self.counts[f"in doubt, {planned.tool}"] += 1
-                if planned.effect != "at_most_once":
+                if planned.tool != "wire":  # which alone can neither be done again nor asked for
                     self.wrong.append(f"{planned.tool} of {run.id} is {planned.effect}, and in doubt")
             if self._happened[key] in {"recorded": {1}, "failed": {0}, "in_doubt": {0, 1}}.get(state, set()):
                 continue

@@ -75,6 +75,7 @@ def test_a_run_as_it_should_be(redis_server: RedisServer, redis_url: str, tmp_pa
         ("a: wire", [("k1", "wire", "open", 1)], "is open, and happened 1 times"),
         ("a: wire", [("k1", "wire", "in_doubt", 1)], "is in doubt, and not listed"),
         ("a: note", [("k1", "note", "in_doubt", 1)], "is idempotent, and in doubt"),
+        ("a: book", [("k1", "book", "in_doubt", 1)], "book of"),
     ],
 )
 def test_what_is_wrong_with_it_is_found(
