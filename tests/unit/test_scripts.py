@@ -14,7 +14,7 @@ from agentrt.errors import ScriptError
 from agentrt.store.scripts import Script, load, load_all, pack
 
 SCRIPTS = load_all()
-PIECES = {"generation", "jobs", "ownership", "waiters", "log", "doubts", "line", "queue", "pods", "versions"}
+PIECES = {"generation", "jobs", "ownership", "waiters", "log", "doubts", "line", "queue", "pods", "steers", "versions"}
 """Files that are only included."""
 
 HEADER = "-- probe: a script for this test\n-- KEYS first second\n-- ARGV one two ...rest\n"
