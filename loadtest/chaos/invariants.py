@@ -117,12 +117,12 @@ class Inspection:
         elif found["status"] not in TERMINAL:
             told = {name: value for name, value in found.items() if len(value) < 100}
             self.wrong.append(f"run {run.id} is {found['status']}: {told}")
-        alive = float(found["created"]) / 1000, float(found.get("ended", "inf")) / 1000
-        losing = self._within(*alive)
+        losing = self._within(float(found["created"]) / 1000, float(found.get("ended", "inf")) / 1000)
         stored = {name.decode(): value for name, value in self._client.hgetall(run.effects).items()}
-        called = Counter(planned.tool for planned, _, _ in read_effects(stored).values())
+        journal = read_effects(stored)
+        called = Counter(planned.tool for planned, _, _ in journal.values())
         self._asked(run, session, found, called, losing=losing)
-        for key, (planned, _, outcome) in read_effects(stored).items():
+        for key, (planned, _, outcome) in journal.items():
             state = outcome.state if outcome is not None else "open"
             self._planned.add(key)
             self.counts[f"calls, {planned.effect}, {state}"] += 1
@@ -130,7 +130,6 @@ class Inspection:
                 continue
             if state == "in_doubt":
                 self._in_doubt.add(f"{TENANT}/{session}/{run.id}/{key}")
-                self.counts[f"in doubt, {planned.tool}"] += 1
                 if planned.tool != "wire":  # which alone can neither be done again nor asked for
                     self.wrong.append(f"{planned.tool} of {run.id} is {planned.effect}, and in doubt")
             if self._happened[key] in {"recorded": {1}, "failed": {0}, "in_doubt": {0, 1}}.get(state, set()):

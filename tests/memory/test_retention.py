@@ -52,6 +52,18 @@ async def test_each_tenant_and_kind_has_its_time(redis_url: str, tmp_path: Path)
             assert await _kept(runtime, _users()[1]) == (1, 1)
 
 
+async def test_what_nothing_was_drawn_from_goes_in_its_time_and_not_before(redis_url: str, tmp_path: Path) -> None:
+    """Its extractor is away, say: that is no reason to keep it for ever, nor to drop it because there are many."""
+    path, user = _file(tmp_path, dev={"turns_s": DAY_S, "turns_max": 1}), _users()[0]
+    async with inside(redis_url, Tongue(), memory_jobs=0, memory_retention_file=path) as runtime:
+        now = wall_ms()
+        said = [Said(f"m{n}", "user", f"hello {n}", now) for n in range(3)]
+        await runtime.surface.people.remember(user, said)
+        for days, left in ((0.9, 3), (1.1, 0)):
+            await runtime.surface.compaction.tidy(user, "a", int(now + days * DAY_S * 1000))
+            assert await _kept(runtime, user) == (left, 0)
+
+
 async def _remember(runtime: Runtime, user: UserKeys) -> None:
     await runtime.surface.people.remember(user, [Said("m1", "assistant", "hello there", wall_ms())])
     await idle(runtime)

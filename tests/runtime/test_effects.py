@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import aclosing
+from dataclasses import replace
 
 import orjson
+import pytest
+import redis as redis_py
 
-from agentrt.agent import Agent
+from agentrt.agent import Agent, Limits
+from agentrt.errors import StoreUnavailable
 from agentrt.models.base import ModelEvent, ModelRequest, TextDelta, ToolCall
 from agentrt.runtime.admission import Place
 from agentrt.runtime.clock import boottime_ms
+from agentrt.runtime.effects import Effects
+from agentrt.store.journal import Batch
 from agentrt.tasks import end
 from agentrt.tools.function import tool
 from tests.harness.proxy import ByteProxy
 from tests.harness.redis_server import RedisServer
 from tests.runtime.conftest import running
+from tests.store.stage import planned
 
 LOCK_MS = 2000
 
@@ -124,3 +132,31 @@ async def test_a_call_that_takes_longer_than_its_lock_and_lease(redis_url: str) 
         assert orjson.loads(state.result)["output"][-1]["content"][0]["text"] == "done"
         assert await task is not None, "the pod that began it ended it"
     assert calls == 1
+
+
+async def test_a_step_that_has_failed_begins_nothing_more(redis_url: str) -> None:
+    """What is not begun must not look as if it might have happened."""
+
+    @tool
+    async def act() -> str:
+        """Act."""
+        return "acted"
+
+    agent = Agent("a", model="scripted:echo", tools=[act], limits=Limits(calls_in_parallel=1))
+    async with running(redis_url, [agent]) as runtime:
+        place = await runtime.enter(runtime.begin("a", "go"))
+        owned, journal = place.owned, runtime.services.journal
+        assert owned is not None
+        plans = [replace(planned(owned, n), tool="act", effect="at_most_once") for n in range(2)]
+        await journal.plan(owned, 0, b"{}", [(plans[0], True), (plans[1], False)], Batch())
+        effects = Effects(runtime.services, agent, owned)
+        calls = [effects.prepare(one, {"act": act}) for one in plans]
+        effects.intended(calls[:1], boottime_ms())
+        async with aclosing(effects.settle(calls)) as batches:
+            assert await anext(batches) == calls[:1]
+            effects.stop(StoreUnavailable("away"))
+            with pytest.raises(StoreUnavailable, match="away"):
+                await anext(batches)
+        with redis_py.Redis.from_url(redis_url) as outside:
+            assert f"{plans[1].key}@".encode() not in outside.hkeys(owned.run.effects)
+        await runtime.admission.run(place)

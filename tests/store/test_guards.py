@@ -18,6 +18,7 @@ from redis.retry import Retry
 
 from agentrt.errors import StoreUnavailable
 from agentrt.store.connection import RedisOptions, Unit
+from agentrt.store.doubts import Place
 from agentrt.store.journal import Batch
 from agentrt.store.keys import QueueKeys
 from agentrt.store.probe import Probe
@@ -241,7 +242,7 @@ async def test_negative_control_an_hset_first(store: Store, admin: redis_py.Redi
     assert caught.value.reason == "oom"
 
 
-@pytest.mark.parametrize("write", ["plan", "intend", "emit", "claim", "renew"])
+@pytest.mark.parametrize("write", ["plan", "intend", "emit", "claim", "renew", "doubt", "cancel"])
 async def test_runs_under_way_go_on_without_memory(store: Store, admin: redis_py.Redis, write: str) -> None:
     """Only begin sheds load: a run that was admitted is not stopped half-way, and its lease does not run out."""
     owned = await store.own(message(new_session()))
@@ -261,6 +262,11 @@ async def test_runs_under_way_go_on_without_memory(store: Store, admin: redis_py
         case "renew":
             assert await store.leases.renew([owned.lease]) == []
             assert (admin.zscore(QueueKeys().leases, owned.lease) or 0) > 1
+        case "doubt":
+            await store.doubts.enter([Place(owned.session.tenant, owned.session.id, owned.run.id, call.key)])
+            assert admin.zcard(QueueKeys().doubts) == 1
+        case "cancel":
+            assert await store.conversations.cancel(owned.session, owned.run.id, b"{}") == "asked"
 
 
 async def test_a_lease_ends_without_memory(store: Store, admin: redis_py.Redis) -> None:

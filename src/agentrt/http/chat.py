@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 import orjson
 from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp
 
+from agentrt.errors import StoreUnavailable
 from agentrt.http.answers import final, live
 from agentrt.http.chat_request import Messages, asked_options
 from agentrt.http.chat_stream import ChatStream, completion, completion_id
@@ -61,8 +62,9 @@ async def _judged(to: Surface, place: Place, chunks: ChatStream) -> AsyncGenerat
         async for batch in batches:
             number, kind, _ = batch[-1]
             if kind == "response.failed":
-                state, _ = await to.services.events.read(place.session, place.run, number)
-                chunks.may_pass = state is not None and state.retry
+                with suppress(StoreUnavailable):  # then nobody knows, and the client is not asked to come again
+                    state, _ = await to.services.events.read(place.session, place.run, number)
+                    chunks.may_pass = state is not None and state.retry
             yield batch
 
 

@@ -64,7 +64,7 @@ class Compaction:
         facts = await self._ledger.change(user, end, gen=head.gen)
         kept = await self._kept(user, retention)
         pending = {one.item for one in (await services.users.pending(user))[1]}
-        past = _past(kept, now_ms, retention)  # what nothing was drawn from yet as well: its time is over
+        past = _past(kept, now_ms, retention, pending)
         going = past | await _twins(kept, facts, past | pending)
         gone = await services.users.forget(user, head.gen, sorted(going))
         stale = await self._stale(user)
@@ -118,12 +118,14 @@ def _ended(facts: dict[str, Fact], now_ms: int, retention: Retention) -> list[st
     return touched
 
 
-def _past(kept: dict[int, _Kept], now_ms: int, retention: Retention) -> set[str]:
-    """Items of turns that were kept for as long as they may be, and of the oldest where there are too many."""
+def _past(kept: dict[int, _Kept], now_ms: int, retention: Retention, pending: set[str]) -> set[str]:
+    """Items of turns that were kept for as long as they may be, and of the oldest where there are too many: of these
+    only such as facts were drawn from.
+    """
     turns: Sequence[_Kept] = list(kept.values())
     going = {one.item for one in turns if one.ends is not None and now_ms > one.ends}
     if retention.turns_max and len(turns) > retention.turns_max:
-        going |= {one.item for one in turns[: len(turns) - retention.turns_max]}
+        going |= {one.item for one in turns[: len(turns) - retention.turns_max]} - pending
     return going
 
 

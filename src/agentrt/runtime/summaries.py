@@ -91,7 +91,8 @@ def _line(item: Item, memory: Memory) -> str:
         text = remembered(memory, turns.text_of(item))
         return f"{item.data.get('role')}: {text}" if text else ""
     if item.type == "compaction":
-        return f"before this: {remembered(memory, str(item.private.get('data', {}).get('summary', '')))}"
+        notes = remembered(memory, str(item.private.get("data", {}).get("summary", "")))
+        return f"before this: {notes}" if notes else ""
     if item.type == "function_call_output":
         return f"the tool: {remembered(memory, str(item.data.get('output') or ''))[:400]}"
     if item.type in {"mcp_call", "function_call"}:

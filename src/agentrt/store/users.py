@@ -115,7 +115,7 @@ class Users:
         self._scripts = redis.scripts
         self._config = config
         self._ttl = ttl_s
-        self._sessions_ttl = config.session_ttl_s
+        self._sessions_ttl = max(ttl_s, config.session_ttl_s)
 
     # --- the head -------------------------------------------------------------------------------------------------
 
@@ -126,7 +126,7 @@ class Users:
             (user.hash, user.sessions),
             session=session,
             ttl=self._ttl,
-            sessions_ttl=max(self._ttl, self._sessions_ttl),
+            sessions_ttl=self._sessions_ttl,
         )
         return Greeting(user, known, self._redis.send(_with_news(unit, user, known)))
 
